@@ -1,0 +1,84 @@
+#pragma once
+// What every register.cpp needs of torch's stable ABI: outputs, layouts, dtype dispatch, threads.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "dtype.h"
+
+namespace genkern {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+// Under GENKERN_POISON=1 outputs start as NaN, so that a test sees every element that a kernel leaves unwritten.
+inline Tensor poisoned(Tensor tensor) {
+  static const bool poison = std::getenv("GENKERN_POISON") != nullptr;
+  const bool floating = tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double ||
+                        tensor.scalar_type() == ScalarType::Half || tensor.scalar_type() == ScalarType::BFloat16;
+  if (poison && floating && tensor.numel() > 0) torch::stable::fill_(tensor, std::numeric_limits<double>::quiet_NaN());
+  return tensor;
+}
+
+inline Tensor output_like(const Tensor& like) { return poisoned(torch::stable::empty_like(like)); }
+inline Tensor output(const Tensor& like, std::vector<int64_t> sizes, std::optional<ScalarType> dtype = std::nullopt) {
+  return poisoned(torch::stable::new_empty(like, sizes, dtype));
+}
+
+// The dtype of log-determinants and log-likelihoods: float64 for float64, else float32.
+inline ScalarType wide(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+// [B, C, *] as B x C x S contiguous in that order.
+inline bool channels_first(const Tensor& tensor) { return tensor.is_contiguous(); }
+
+// [B, C, *] stored as B x S x C, that is torch.channels_last or channels_last_3d.
+inline bool channels_last(const Tensor& tensor) {
+  if (tensor.dim() < 3 || tensor.stride(1) != 1) return false;
+  int64_t expected = tensor.size(1);
+  for (int64_t d = tensor.dim() - 1; d >= 2; d--) {
+    if (tensor.size(d) != 1 && tensor.stride(d) != expected) return false;
+    expected *= tensor.size(d);
+  }
+  return tensor.size(0) <= 1 || tensor.stride(0) == expected;
+}
+
+// Runs f over [0, n) on torch's own threads, in pieces of at least `grain`.
+template <typename F>
+void parallel(int64_t n, int64_t grain, const F& f) {
+  if (n > 0) torch::stable::parallel_for(0, n, std::max<int64_t>(grain, 1), f);
+}
+
+// Calls f with a value of the storage type: float, double, Half or BFloat16.
+template <typename F>
+void dispatch(const char* op, ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case ScalarType::Float: return f(float{});
+    case ScalarType::Double: return f(double{});
+    case ScalarType::Half: return f(Half{});
+    case ScalarType::BFloat16: return f(BFloat16{});
+    default: STD_TORCH_CHECK(false, op, ": wanted float32, float64, float16 or bfloat16");
+  }
+}
+
+}  // namespace genkern

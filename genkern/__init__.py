@@ -1,0 +1,6 @@
+"""genkern: fast, exact, differentiable kernels, layers and models for deep generative modelling in PyTorch."""
+
+from . import ops
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "ops"]

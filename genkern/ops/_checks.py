@@ -1,0 +1,52 @@
+"""One wording for every complaint: which function, which argument, what was wanted, what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check(
+    condition: bool, function: str, argument: str, wanted: str, came: Any, error: type[Exception] = ValueError
+) -> None:
+    """Raises ``function: argument must be wanted; got came.`` unless the condition holds."""
+    if not condition:
+        raise error(f"{function}: {argument} must be {wanted}; got {_words(came)}.")
+
+
+def _words(came: Any) -> str:
+    """``(a, "x is", b)`` reads ``a (x is b)``; shapes read as lists."""
+    if isinstance(came, torch.Size):
+        return str(list(came))
+    if isinstance(came, tuple) and len(came) == 3 and isinstance(came[1], str):
+        return f"{_words(came[0])} ({came[1]} {_words(came[2])})"
+    return str(came)
+
+
+def check_floating(function: str, argument: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{function}: {argument} must be a tensor; got {type(value).__name__}.")
+    check(
+        value.dtype in KERNEL_DTYPES,
+        function,
+        argument,
+        "float32, float64, bfloat16 or float16",
+        value.dtype,
+        TypeError,
+    )
+
+
+def promote(function: str, **tensors: Tensor) -> list[Tensor]:
+    """Floating tensors on one device, brought to their common dtype; the first one names the device."""
+    for argument, tensor in tensors.items():
+        check_floating(function, argument, tensor)
+    first = next(iter(tensors.values()))
+    dtype = first.dtype
+    for argument, tensor in tensors.items():
+        check(tensor.device == first.device, function, argument, f"on {first.device}", tensor.device)
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return [tensor.to(dtype) for tensor in tensors.values()]
