@@ -43,9 +43,7 @@ def torch_facts():
         raise Unbuildable(NO_TORCH) from error
     release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if release < (2, 10):
-        raise Unbuildable(
-            f"genkern: torch >= 2.10 is needed to build the kernels, found {torch.__version__}."
-        )
+        raise Unbuildable(f"genkern: torch >= 2.10 is needed to build the kernels, found {torch.__version__}.")
     includes = [sysconfig.get_paths()["include"], *include_paths()]
     try:
         import pybind11
@@ -61,9 +59,7 @@ def compiler():
         shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
     ]
     if not words[0] or not shutil.which(words[0]):
-        raise Unbuildable(
-            "genkern: no C++ compiler found. Install g++ (or set CXX), or set GENKERN_BUILD=none."
-        )
+        raise Unbuildable("genkern: no C++ compiler found. Install g++ (or set CXX), or set GENKERN_BUILD=none.")
     return words
 
 
@@ -74,10 +70,7 @@ def nvcc():
 
 def cuda_archs():
     text = os.environ.get("GENKERN_CUDA_ARCHS") or os.environ.get("TORCH_CUDA_ARCH_LIST") or "80;90"
-    archs = [
-        arch.replace(".", "").replace("+PTX", "")
-        for arch in text.replace(",", ";").replace(" ", ";").split(";")
-    ]
+    archs = [arch.replace(".", "").replace("+PTX", "") for arch in text.replace(",", ";").replace(" ", ";").split(";")]
     archs = [arch for arch in archs if arch]
     for arch in archs:
         if not arch.rstrip("af").isdigit():
@@ -165,31 +158,20 @@ class Build(build_ext):
         """Runs one compiler or linker command, unless its output is newer than everything that went into it."""
         stamp = Path(f"{target}.cmd") if inputs is None else None
         depends = target.with_suffix(".d")
-        if (
-            inputs is None
-            and depends.exists()
-            and stamp.exists()
-            and stamp.read_text() == shlex.join(command)
-        ):
+        if inputs is None and depends.exists() and stamp.exists() and stamp.read_text() == shlex.join(command):
             inputs = depends.read_text().replace("\\\n", " ").split(":", 1)[1].split()
         if inputs and target.exists():
-            newest = max(
-                (os.path.getmtime(path) if os.path.exists(path) else float("inf")) for path in inputs
-            )
+            newest = max((os.path.getmtime(path) if os.path.exists(path) else float("inf")) for path in inputs)
             if newest < target.stat().st_mtime:
                 return
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
-            sys.exit(
-                f"genkern: a build command failed:\n{shlex.join(command)}\n{result.stdout}{result.stderr}"
-            )
+            sys.exit(f"genkern: a build command failed:\n{shlex.join(command)}\n{result.stdout}{result.stderr}")
         if stamp:
             stamp.write_text(shlex.join(command))
 
     def get_outputs(self):
-        return (
-            [str(path) for path in Path(self.build_lib, "genkern").glob("*.so")] if not self.inplace else []
-        )
+        return [str(path) for path in Path(self.build_lib, "genkern").glob("*.so")] if not self.inplace else []
 
 
 setup(ext_modules=[Extension("genkern._C", sources=[])], cmdclass={"build_ext": Build})

@@ -21,10 +21,10 @@ def check(
 def _words(came: Any) -> str:
     """``(a, "x is", b)`` reads ``a (x is b)``; shapes read as lists."""
     if isinstance(came, torch.Size):
-        return str(list(came))
+        return f"{list(came)}"
     if isinstance(came, tuple) and len(came) == 3 and isinstance(came[1], str):
         return f"{_words(came[0])} ({came[1]} {_words(came[2])})"
-    return str(came)
+    return f"{came}"
 
 
 def check_floating(function: str, argument: str, value: Any) -> None:

@@ -64,14 +64,10 @@ class Op:
             grads = ", ".join(f"Tensor grad_{i}" for i in range(self.outputs))
             returns = ", ".join(["Tensor"] * len(self.differentiable))
             returns = returns if len(self.differentiable) == 1 else f"({returns})"
-            LIBRARY.define(
-                f"{name}_backward({grads}, {arguments}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,)
-            )
+            LIBRARY.define(f"{name}_backward({grads}, {arguments}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
             self.overload_backward = getattr(torch.ops.genkern, f"{name}_backward").default
             torch.library.register_fake(f"genkern::{name}_backward", self._fake_backward, lib=LIBRARY)
-            torch.library.register_vmap(
-                f"genkern::{name}_backward", _vmap_rule(self.reference_backward), lib=LIBRARY
-            )
+            torch.library.register_vmap(f"genkern::{name}_backward", _vmap_rule(self.reference_backward), lib=LIBRARY)
             self._register_autograd()
         on_cuda = self._implement_on_cuda()
         on_cpu = name in native_library().cpu_ops
@@ -95,7 +91,7 @@ class Op:
         """The vector-Jacobian product of the definition: (grads of outputs, inputs) -> grads of inputs."""
         grads, inputs = args[: self.outputs], args[self.outputs :]
         primals = tuple(inputs[i] for i in self.differentiable)
-        _, pullback = torch.func.vjp(lambda *new: self.reference(*self._replace(inputs, new)), *primals)
+        pullback = torch.func.vjp(lambda *new: self.reference(*self._replace(inputs, new)), *primals)[1]
         result = pullback(grads[0] if self.outputs == 1 else tuple(grads))
         return result[0] if len(result) == 1 else result
 
@@ -130,11 +126,7 @@ class Op:
         """Which implementation runs on a device type ("cpu", "cuda", ...), and why."""
         native = native_library()
         if device_type == "cpu":
-            return (
-                ("torch", native.why_not)
-                if native.why_not
-                else self._native("c++", "genkern._C", native.cpu_ops)
-            )
+            return ("torch", native.why_not) if native.why_not else self._native("c++", "genkern._C", native.cpu_ops)
         if device_type == "cuda" and self.name in native.cuda_ops:
             return self._native("cuda", "genkern/_cuda.so", native.cuda_ops)
         if device_type == "cuda" and "cuda" in self.kernels:
@@ -147,11 +139,7 @@ class Op:
         return "torch", f"genkern has no kernels for {device_type!r}"
 
     def _native(self, kind: str, library: str, ops: frozenset[str]) -> tuple[str, str]:
-        return (
-            (kind, f"{library} is loaded")
-            if self.name in ops
-            else ("torch", f"{library} has no kernel for it")
-        )
+        return (kind, f"{library} is loaded") if self.name in ops else ("torch", f"{library} has no kernel for it")
 
     # -- the eager face -----------------------------------------------------------------------------------------
 
@@ -208,9 +196,7 @@ class Op:
             @staticmethod
             def backward(ctx: Any, *grads: Any) -> Any:
                 if not op.second_order:
-                    raise RuntimeError(
-                        f"{op.name}: second derivatives are not implemented; use impl='torch'."
-                    )
+                    raise RuntimeError(f"{op.name}: second derivatives are not implemented; use impl='torch'.")
                 return _pull_back(op.reference_backward, _saved(ctx), grads, differentiable)
 
             @staticmethod
@@ -223,9 +209,7 @@ class Op:
     def _spread(self, grads: Any, length: int) -> tuple[Any, ...]:
         """Gradients of the differentiable inputs, set among None for all the others."""
         spread: list[Any] = [None] * length
-        for i, grad in zip(
-            self.differentiable, (grads,) if isinstance(grads, Tensor) else grads, strict=True
-        ):
+        for i, grad in zip(self.differentiable, (grads,) if isinstance(grads, Tensor) else grads, strict=True):
             spread[i] = grad
         return tuple(spread)
 
@@ -248,9 +232,7 @@ class Op:
             _save(ctx, inputs)
 
         torch.library.register_autograd(f"genkern::{self.name}", backward, setup_context=setup, lib=LIBRARY)
-        torch.library.register_autograd(
-            f"genkern::{self.name}_backward", second, setup_context=setup, lib=LIBRARY
-        )
+        torch.library.register_autograd(f"genkern::{self.name}_backward", second, setup_context=setup, lib=LIBRARY)
 
     def _fake(self, *args: Any) -> Any:
         with torch.no_grad():
@@ -342,9 +324,7 @@ def _saved(ctx: Any) -> list[Any]:
     return [next(tensors) if entry is None else entry[0] for entry in ctx.plain]
 
 
-def _closed(
-    function: Callable[..., Any], args: Sequence[Any], positions: Sequence[int]
-) -> Callable[..., Any]:
+def _closed(function: Callable[..., Any], args: Sequence[Any], positions: Sequence[int]) -> Callable[..., Any]:
     """The function of the arguments at some positions, all the others held."""
 
     def closed(*new: Any) -> Any:
@@ -356,28 +336,22 @@ def _closed(
     return closed
 
 
-def _pull_back(
-    function: Callable[..., Any], args: Sequence[Any], grads: Any, positions: Sequence[int]
-) -> tuple:
+def _pull_back(function: Callable[..., Any], args: Sequence[Any], grads: Any, positions: Sequence[int]) -> tuple:
     result: list[Any] = [None] * len(args)
-    _, pullback = torch.func.vjp(_closed(function, args, positions), *(args[i] for i in positions))
+    pullback = torch.func.vjp(_closed(function, args, positions), *(args[i] for i in positions))[1]
     pulled = pullback(grads[0] if len(grads) == 1 else tuple(grads))
     for i, grad in zip(positions, pulled, strict=True):
         result[i] = grad
     return tuple(result)
 
 
-def _forward_mode(
-    function: Callable[..., Any], args: Sequence[Any], tangents: Any, positions: Sequence[int]
-) -> Any:
+def _forward_mode(function: Callable[..., Any], args: Sequence[Any], tangents: Any, positions: Sequence[int]) -> Any:
     """J t as the derivative in u of the linear map u -> J' u, which needs reverse mode alone."""
     positions = [i for i in positions if tangents[i] is not None]
     closed = _closed(function, args, positions)
-    outputs, pullback = torch.func.vjp(closed, *(args[i] for i in positions))
-    dummy = (
-        torch.zeros_like(outputs) if isinstance(outputs, Tensor) else tuple(map(torch.zeros_like, outputs))
-    )
-    _, transpose = torch.func.vjp(pullback, dummy)
+    outputs, pullback = torch.func.vjp(closed, *(args[i] for i in positions))[:2]
+    dummy = torch.zeros_like(outputs) if isinstance(outputs, Tensor) else tuple(map(torch.zeros_like, outputs))
+    transpose = torch.func.vjp(pullback, dummy)[1]
     (result,) = transpose(tuple(tangents[i] for i in positions))
     return result
 

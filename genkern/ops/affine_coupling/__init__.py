@@ -79,9 +79,7 @@ def affine_coupling(
     check(bound > 0, "affine_coupling", "bound", "positive", bound)
     x, params = promote("affine_coupling", x=x, params=params)
     _check_shapes("affine_coupling", "params", x, params, mask, 2)
-    if (
-        layout == "interleaved" and x.dim() == 2
-    ):  # channels alternate element by element: no run to vectorise over
+    if layout == "interleaved" and x.dim() == 2:  # channels alternate element by element: no run to vectorise over
         layout, params = "shift_scale", torch.cat([params[:, 0::2], params[:, 1::2]], dim=1)
     return _op(x, params, _bytes(mask), scale, float(bound), layout, flip, inverse, impl=impl)
 
