@@ -1,4 +1,4 @@
-"""One description of an op, every way of calling it: eager autograd, `torch.func`, `torch.compile`, and no kernel at all.
+"""One description of an op, every way of calling it: eager autograd, `torch.func`, `torch.compile`, the definition.
 
 `define_op` takes the definition in plain PyTorch and the names of the kernels, and builds
 
