@@ -214,18 +214,21 @@ class OpSuite:
         def total(impl: str) -> Callable[..., Tensor]:
             return lambda *tensors: sum((out.square().sum() for out in case(*tensors, impl=impl)), torch.zeros(()))
 
-        transforms: list[Any] = [
-            lambda f: torch.func.grad(f, everything)(*inputs),
-            lambda f: torch.func.jvp(f, inputs, tuple(map(torch.ones_like, inputs))),
-            lambda f: torch.func.vmap(torch.func.grad(f, everything))(*(torch.stack([x, x + 0.1]) for x in inputs)),
-            lambda f: torch.func.jacrev(f, everything)(*inputs),
-            lambda f: torch.func.jvp(lambda *x: torch.func.grad(f)(*x), inputs, tuple(map(torch.ones_like, inputs))),
-        ]
-        for transform in transforms:
-            for kernel, reference in zip(
-                _tensors(transform(total("auto"))), _tensors(transform(total("torch"))), strict=True
-            ):
-                torch.testing.assert_close(kernel, reference, rtol=1e-9, atol=1e-9)
+        ones = tuple(map(torch.ones_like, inputs))
+
+        def transformed(f: Any) -> list[Any]:
+            stacked = (torch.stack([x, x + 0.1]) for x in inputs)
+            return [
+                torch.func.grad(f, everything)(*inputs),
+                torch.func.jvp(f, inputs, ones),
+                torch.func.vmap(torch.func.grad(f, everything))(*stacked),
+                torch.func.jacrev(f, everything)(*inputs),
+                torch.func.jvp(torch.func.grad(f), inputs, ones),
+            ]
+
+        found, wanted = _tensors(transformed(total("auto"))), _tensors(transformed(total("torch")))
+        for kernel, reference in zip(found, wanted, strict=True):
+            torch.testing.assert_close(kernel, reference, rtol=1e-9, atol=1e-9)
 
     def test_dispatcher_ops_are_well_formed(self, case: Case) -> None:
         inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
