@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -212,7 +213,10 @@ class OpSuite:
         everything = tuple(range(len(inputs)))
 
         def total(impl: str) -> Callable[..., Tensor]:
-            return lambda *tensors: sum((out.square().sum() for out in case(*tensors, impl=impl)), torch.zeros(()))
+            def apply(*tensors: Tensor) -> Tensor:
+                return torch.stack([out.square().sum() for out in case(*tensors, impl=impl)]).sum()
+
+            return apply
 
         ones = tuple(map(torch.ones_like, inputs))
 
@@ -266,9 +270,9 @@ class OpSuite:
         for layout in ("guarded", "strided", "transposed", "channels_last"):
             given = [layouts(tensor).get(layout, tensor) for tensor in inputs]
             for out, wanted in zip(case(*given), expected, strict=True):
-                torch.testing.assert_close(out, wanted, msg=lambda text, layout=layout: f"{layout}: {text}")
+                torch.testing.assert_close(out, wanted, msg=partial("{}: {}".format, layout))
             for grad, wanted in zip(case.gradients(given), gradients, strict=True):
-                torch.testing.assert_close(grad, wanted, msg=lambda text, layout=layout: f"gradient, {layout}: {text}")
+                torch.testing.assert_close(grad, wanted, msg=partial("gradient, {}: {}".format, layout))
 
     def test_gradients_may_come_in_any_layout(self, case: Case, device: str) -> None:
         leaves = [tensor.requires_grad_() for tensor in case.inputs(torch.float32, device)]
