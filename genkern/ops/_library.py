@@ -117,10 +117,7 @@ class Op:
             return self.reference(*args)
         if torch.compiler.is_compiling() or not self.differentiable:
             return self.overload(*args)
-        if not _differentiating(args):
-            with torch._C._AutoDispatchBelowAutograd():
-                return self.overload(*args)
-        return self._function.apply(*args)
+        return _run(self._function, self.overload, args)
 
     def backend(self, device_type: str) -> tuple[str, str]:
         """Which implementation runs on a device type ("cpu", "cuda", ...), and why."""
@@ -164,7 +161,7 @@ class Op:
             @staticmethod
             def backward(ctx: Any, *grads: Any) -> Any:
                 inputs = _saved(ctx)
-                result = op._function_backward.apply(*grads, *inputs)
+                result = _run(op._function_backward, op.overload_backward, (*grads, *inputs))
                 return op._spread(result, len(inputs))
 
             @staticmethod
@@ -300,11 +297,15 @@ def _on_device(module: str, name: str) -> Callable[..., Any]:
 # -- derivatives of the reference -----------------------------------------------------------------------------------
 
 
-def _differentiating(args: Sequence[Any]) -> bool:
-    """Whether anything but values is asked for: reverse mode, forward mode, or a `torch.func` transform."""
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-        return True
-    return torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor))
+def _run(function: Any, overload: Any, args: Sequence[Any]) -> Any:
+    """Calls a Function the shortest way: none at all where only values are wanted, no binding of arguments in eager."""
+    if torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    if forward_mode or (torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor))):
+        return super(torch.autograd.Function, function).apply(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return overload(*args)
 
 
 def _is_floating(value: Any) -> bool:

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "affine_coupling.h"
 
@@ -27,15 +28,18 @@ GENKERN_INLINE double forward_loop(const A* __restrict x, const A* __restrict s,
       for (int j = 0; j < LANES; j++) {
         const Scaling<A> c = scaling<scale>(scale == Scale::none ? A(0) : s[i + j], bound);
         y[i + j] = inverse ? (x[i + j] - t[i + j]) * c.inverse : x[i + j] * c.sigma + t[i + j];
-        sums.linear[j] += c.linear;
-        sums.excess[j] += c.excess + sums.excess[j] * c.excess;
+        if constexpr (scale != Scale::none) sums.linear[j] += c.linear;
+        if constexpr (scale == Scale::sigmoid) sums.excess[j] += c.excess + sums.excess[j] * c.excess;
       }
     }
     if constexpr (scale != Scale::none) {
-      A logs[LANES];
+      if constexpr (scale == Scale::sigmoid) {
 #pragma omp simd
-      for (int j = 0; j < LANES; j++) logs[j] = sums.linear[j] - log1p_nonnegative(sums.excess[j]);
-      for (int j = 0; j < LANES; j++) total += logs[j];
+        for (int j = 0; j < LANES; j++) sums.linear[j] -= log1p_nonnegative(sums.excess[j]);
+      }
+      for (int width = LANES / 2; width > 0; width /= 2)  // pairwise
+        for (int j = 0; j < width; j++) sums.linear[j] += sums.linear[j + width];
+      total += sums.linear[0];
     }
   }
   return inverse ? -total : total;
@@ -89,26 +93,16 @@ using BackwardLoop = void (*)(const A*, A, const A*, const A*, const A*, A*, A*,
   {{D##_##A##_exp_false, D##_##A##_exp_true}, {D##_##A##_tanh_false, D##_##A##_tanh_true}, \
    {D##_##A##_sigmoid_false, D##_##A##_sigmoid_true}, {D##_##A##_none_false, D##_##A##_none_true}}
 
-template <typename A>
-ForwardLoop<A> forward_loop_for(Scale scale, bool inverse) {
-  if constexpr (std::is_same_v<A, double>) {
-    static constexpr ForwardLoop<double> table[4][2] = GENKERN_TABLE(double, forward);
-    return table[int(scale)][inverse];
-  } else {
-    static const ForwardLoop<float> table[4][2] = GENKERN_TABLE(float, forward);
-    return table[int(scale)][inverse];
-  }
-}
-template <typename A>
-BackwardLoop<A> backward_loop_for(Scale scale, bool inverse) {
-  if constexpr (std::is_same_v<A, double>) {
-    static constexpr BackwardLoop<double> table[4][2] = GENKERN_TABLE(double, backward);
-    return table[int(scale)][inverse];
-  } else {
-    static const BackwardLoop<float> table[4][2] = GENKERN_TABLE(float, backward);
-    return table[int(scale)][inverse];
-  }
-}
+// Plain statics: no guard is checked at every call. The addresses are those of the clones' resolvers.
+ForwardLoop<float> const forward_float[4][2] = GENKERN_TABLE(float, forward);
+ForwardLoop<double> const forward_double[4][2] = GENKERN_TABLE(double, forward);
+BackwardLoop<float> const backward_float[4][2] = GENKERN_TABLE(float, backward);
+BackwardLoop<double> const backward_double[4][2] = GENKERN_TABLE(double, backward);
+
+ForwardLoop<float> forward_loop_for(Scale scale, bool inverse, float) { return forward_float[int(scale)][inverse]; }
+ForwardLoop<double> forward_loop_for(Scale scale, bool inverse, double) { return forward_double[int(scale)][inverse]; }
+BackwardLoop<float> backward_loop_for(Scale scale, bool inverse, float) { return backward_float[int(scale)][inverse]; }
+BackwardLoop<double> backward_loop_for(Scale scale, bool inverse, double) { return backward_double[int(scale)][inverse]; }
 
 // Widens n elements, or zeros where there is no source.
 template <typename T, typename A>
@@ -124,7 +118,7 @@ GENKERN_INLINE void narrow(const A* from, int64_t n, T* to) {
 // place; the rest goes through a stage that widens, masks and pads.
 template <typename T, typename A = arithmetic_t<T>>
 double forward_run(const Forward& call, const T* x, const T* s, const T* t, T* y) {
-  const ForwardLoop<A> loop = forward_loop_for<A>(call.scale, call.inverse);
+  const ForwardLoop<A> loop = forward_loop_for(call.scale, call.inverse, A(0));
   const A pad = call.scale == Scale::sigmoid ? neutral<Scale::sigmoid, A> : A(0);
   const A bound = A(call.bound);
   const int64_t n = call.shape.length;
@@ -158,7 +152,7 @@ double forward_run(const Forward& call, const T* x, const T* s, const T* t, T* y
 template <typename T, typename A = arithmetic_t<T>>
 void backward_run(const Backward& call, A grad_log_det, const T* grad_y, const T* x, const T* s, const T* t,
                   T* grad_x, T* grad_s, T* grad_t) {
-  const BackwardLoop<A> loop = backward_loop_for<A>(call.scale, call.inverse);
+  const BackwardLoop<A> loop = backward_loop_for(call.scale, call.inverse, A(0));
   const A pad = call.scale == Scale::sigmoid ? neutral<Scale::sigmoid, A> : A(0);
   const A bound = A(call.bound);
   const int64_t n = call.shape.length;
