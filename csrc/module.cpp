@@ -6,6 +6,10 @@
 #include <string>
 #include <vector>
 
+namespace genkern {
+void bind_random(pybind11::module_& m);  // csrc/ops/random/host.cpp
+}
+
 namespace {
 
 pybind11::dict build_facts() {
@@ -33,4 +37,5 @@ pybind11::dict build_facts() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Facts of genkern's native build.";
   m.def("build_facts", &build_facts, "Compiler, torch, SIMD levels and CUDA architectures of this build.");
+  genkern::bind_random(m);
 }
