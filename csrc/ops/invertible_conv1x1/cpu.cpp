@@ -78,9 +78,18 @@ GENKERN_INLINE void invert_range(const Call<T>& call, int64_t begin, int64_t end
   }
 }
 
+GENKERN_CLONES void invert_float(const Call<float>& call, int64_t begin, int64_t end) { invert_range(call, begin, end); }
+GENKERN_CLONES void invert_double(const Call<double>& call, int64_t begin, int64_t end) { invert_range(call, begin, end); }
+
 }  // namespace
 
-GENKERN_CLONES void invert(const Call<float>& call, int64_t begin, int64_t end) { invert_range(call, begin, end); }
-GENKERN_CLONES void invert(const Call<double>& call, int64_t begin, int64_t end) { invert_range(call, begin, end); }
+template <>
+void invert(const Call<float>& call, int64_t begin, int64_t end) {
+  invert_float(call, begin, end);
+}
+template <>
+void invert(const Call<double>& call, int64_t begin, int64_t end) {
+  invert_double(call, begin, end);
+}
 
 }  // namespace genkern::invertible_conv1x1

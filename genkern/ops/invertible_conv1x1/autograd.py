@@ -6,13 +6,12 @@ the second derivative goes through the same node again, to any order. At a singu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._library import LIBRARY, define_op
+from .._library import LIBRARY, _differentiating, define_op
 from .reference import flat, stacks
 from .reference import lu_inverse as reference
 
@@ -25,17 +24,25 @@ OP = define_op(
 
 def lu_inverse(matrices: Tensor, sizes: list[int], with_inverse: bool, impl: str) -> tuple[Tensor, Tensor, Tensor]:
     """log|det| ``[M]``, sign ``[M]`` and inverses (flat) of a flat sequence of square matrices, in one native call."""
-    if impl == "torch" or OP.backend(matrices.device.type)[0] == "torch":
+    if impl != "auto" or matrices.device.type not in OP.kernels:
         return OP(matrices, sizes, with_inverse, impl=impl)
     if torch.compiler.is_compiling():
         return OP.overload(matrices, sizes, with_inverse)
+    if not _differentiating([matrices]):
+        with torch._C._AutoDispatchBelowAutograd():
+            return OP.overload(matrices, sizes, with_inverse)
     return LuInverse.apply(matrices, sizes, with_inverse)
+
+
+def needs_inverse(matrices: Tensor) -> bool:
+    """Whether derivatives of the log-determinant will be wanted."""
+    if torch.compiler.is_compiling():
+        return torch.is_grad_enabled() and matrices.requires_grad
+    return _differentiating([matrices])
 
 
 class LuInverse(torch.autograd.Function):
     """The eager face."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(matrices: Tensor, sizes: list[int], with_inverse: bool) -> Any:
@@ -59,6 +66,12 @@ class LuInverse(torch.autograd.Function):
             slopes = [(v.mT * t).sum((1, 2)) for v, t in zip(inverses, directions, strict=True)]
             moves = [-v @ t @ v for v, t in zip(inverses, directions, strict=True)] if ctx.with_inverse else []
         return flat(slopes, log_abs_det), None, flat(moves, log_abs_det)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, matrices: Tensor, sizes: list[int], with_inverse: bool) -> Any:
+        batch = info.batch_size  # a batch of sequences is a longer sequence
+        outputs = LuInverse.apply(matrices.movedim(in_dims[0], 0).reshape(-1), sizes * batch, with_inverse)
+        return tuple(out.unflatten(0, (batch, len(out) // batch)) for out in outputs), (0, 0, 0)
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -103,5 +116,3 @@ def _full_precision(like: Tensor) -> torch.autocast:
 
 
 torch.library.register_autograd("genkern::lu_inverse", _backward, setup_context=_setup, lib=LIBRARY)
-
-__all__: Sequence[str] = ["OP", "LuInverse", "lu_inverse"]

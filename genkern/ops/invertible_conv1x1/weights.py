@@ -40,7 +40,7 @@ def fold_actnorm(
     weight, log_scale, bias = promote("fold_actnorm", weight=weight, log_scale=log_scale, bias=bias)
     check_square("fold_actnorm", "weight", weight)
     for name, value in (("log_scale", log_scale), ("bias", bias)):
-        check(value.shape == weight.shape[:1], "fold_actnorm", name, f"[{len(weight)}]", list(value.shape))
+        check(value.shape == weight.shape[:1], "fold_actnorm", name, "[C]", (value.shape, "weight is", weight.shape))
     scaled = weight * log_scale.exp()
     return scaled, ((weight if form == "scale_then_shift" else scaled) * bias).sum(1)
 
@@ -73,9 +73,9 @@ def plu_weight(p: Tensor, lower: Tensor, upper: Tensor, log_s: Tensor, sign_s: T
     lower, upper, log_s, sign_s = promote("plu_weight", lower=lower, upper=upper, log_s=log_s, sign_s=sign_s)
     check_square("plu_weight", "lower", lower)
     channels = lower.shape[:1]
-    check(upper.shape == lower.shape, "plu_weight", "upper", list(lower.shape), list(upper.shape))
+    check(upper.shape == lower.shape, "plu_weight", "upper", "like lower", (upper.shape, "lower is", lower.shape))
     for name, value in (("p", p), ("log_s", log_s), ("sign_s", sign_s)):
-        check(value.shape == channels, "plu_weight", name, list(channels), list(value.shape))
+        check(value.shape == channels, "plu_weight", name, "[C]", (value.shape, "lower is", lower.shape))
     check(p.dtype == torch.int64, "plu_weight", "p", "int64", p.dtype, TypeError)
     identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     with torch.autocast(lower.device.type, enabled=False):
@@ -99,6 +99,5 @@ def plu_factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def check_square(function: str, argument: str, matrix: Tensor) -> None:
-    shape = list(matrix.shape)
     fits = matrix.dim() >= 2 and matrix.shape[-1] == matrix.shape[-2] > 0
-    check(fits, function, argument, "a square matrix, not empty", shape)
+    check(fits, function, argument, "a square matrix, not empty", matrix.shape)
