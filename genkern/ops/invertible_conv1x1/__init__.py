@@ -57,6 +57,7 @@ def invertible_conv1x1(
     (torch.Size([8]), 0.6931)
     """
     x, weight, bias = _check(x, weight, bias, log_abs_det)
+    check(impl in ("auto", "torch"), "invertible_conv1x1", "impl", "'auto' or 'torch'", repr(impl))
     if impl == "torch" and log_abs_det is None:
         return reference.invertible_conv1x1(x, weight, bias, inverse)
     exact = weight.to(torch.promote_types(weight.dtype, wide_dtype(x.dtype)))
