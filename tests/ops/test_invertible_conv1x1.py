@@ -18,6 +18,7 @@ from genkern.ops.invertible_conv1x1 import (
     plu_factors,
     plu_weight,
 )
+from genkern.testing import Case, OpSuite
 
 SIZES = (1, 2, 3, 48, 96, 129)
 ULP = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
@@ -40,6 +41,37 @@ def assert_as_exact_as_torch(value: Tensor, torchs: Tensor, exact: Tensor) -> No
     scale = exact.abs().max().clamp_min(1)
     error, allowed = (value.double() - exact).abs().max(), (torchs.double() - exact).abs().max()
     assert error <= 2 * allowed + ULP[value.dtype] * scale
+
+
+def stacked(weights: Tensor, impl: str) -> tuple[Tensor, Tensor]:
+    """A well-conditioned stack, so that rounding is what the tolerance rule compares."""
+    found, log_dets = inverse_and_log_abs_det(weights + 4 * torch.eye(weights.shape[-1]).to(weights), impl=impl)
+    return found, log_dets
+
+
+def mixed(first: Tensor, second: Tensor, third: Tensor, impl: str) -> Tensor:
+    return log_abs_det([first, second, third], impl=impl)
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor, impl: str, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    weight = weight + 3 * torch.eye(len(weight)).to(weight)
+    return invertible_conv1x1(x, weight, bias, inverse=inverse, impl=impl)
+
+
+class TestMatrices(OpSuite):
+    cases = [
+        Case("stack", stacked, {"weights": (2, 3, 3)}, batched=False),
+        Case("mixed", mixed, {"first": (4, 4), "second": (1, 1), "third": (2, 2)}, batched=False),
+    ]
+
+
+class TestInvertibleConv1x1(OpSuite):
+    cases = [
+        Case("image", convolved, {"x": (3, 4, 3, 5), "weight": (4, 4), "bias": (4,)}, batched=False),
+        Case(
+            "inverse", convolved, {"x": (2, 3, 4, 2), "weight": (3, 3), "bias": (3,)}, {"inverse": True}, batched=False
+        ),
+    ]
 
 
 # -- log_abs_det and inverse: values ---------------------------------------------------------------------------------
@@ -204,12 +236,6 @@ def test_function_transforms_agree_with_torch():
     torch.testing.assert_close(per_sample, torch.linalg.inv(weight).mT)
 
 
-@pytest.mark.parametrize("with_inverse", [True, False])
-def test_the_dispatcher_op_passes_opcheck(with_inverse):
-    flat = torch.cat([w.reshape(-1) for w in matrices((2, 3, 3), torch.float32)]).requires_grad_()
-    torch.library.opcheck(torch.ops.genkern.lu_inverse.default, (flat, [2, 3, 3], with_inverse))
-
-
 def test_the_dispatcher_op_rejects_sizes_that_do_not_add_up():
     for sizes in ([2, 2], [0, 3], [-3]):
         with pytest.raises(RuntimeError, match="lu_inverse: "):
@@ -249,25 +275,11 @@ def test_inverse_undoes_forward(channels, dtype, tolerance):
     assert torch.equal(log_det, -inverse_log_det)
 
 
-@pytest.mark.parametrize("inverted", [False, True])
-@pytest.mark.parametrize("spatial", [(), (2, 2)])
-def test_first_and_second_derivatives(spatial, inverted):
-    inputs = [t.requires_grad_() for t in layer(3, *spatial)]
-
-    def function(x, weight, bias):
-        return invertible_conv1x1(x, weight, bias, inverse=inverted)
-
-    assert gradcheck(function, inputs, check_forward_ad=True)
-    assert gradgradcheck(function, inputs)
-
-
-@pytest.mark.parametrize("inverted", [False, True])
-def test_the_kernel_equals_the_definition(inverted):
-    x, weight, bias = layer(12, 3, 5)
-    for offset in (bias, None):
-        got = invertible_conv1x1(x, weight, offset, inverse=inverted)
-        expected = invertible_conv1x1(x, weight, offset, inverse=inverted, impl="torch")
-        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("spatial", [(), (1, 2)])
+def test_derivatives_for_vectors_and_for_more_channels_than_pixels(spatial):
+    inputs = [t.requires_grad_() for t in layer(9, *spatial)]
+    assert gradcheck(invertible_conv1x1, inputs, fast_mode=True, check_forward_ad=True)
+    assert gradgradcheck(invertible_conv1x1, inputs, fast_mode=True)
 
 
 def layouts(x: Tensor) -> dict[str, Tensor]:
@@ -312,18 +324,13 @@ def test_half_precision_keeps_a_float32_log_det(dtype):
     torch.testing.assert_close(y.double(), exact, rtol=0.02, atol=0.1)
 
 
-def test_autocast_multiplies_in_half_and_keeps_the_log_det():
-    x, weight, bias = layer(12, 8, 8, dtype=torch.float32)
-    _, expected = invertible_conv1x1(x, weight, bias)
+def test_autocast_does_not_narrow_weights():
+    _, weight, bias = layer(12, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, log_det = invertible_conv1x1(x, weight, bias)
-        _, given = invertible_conv1x1(x.bfloat16(), weight, bias)
-        back, _ = invertible_conv1x1(y, weight, bias, inverse=True)
-        folded, _ = fold_actnorm(weight, bias, bias)
+        folded, shift = fold_actnorm(weight, bias, bias)
         plu = plu_weight(*plu_factors(weight))
-    assert y.dtype == back.dtype == torch.bfloat16
-    assert torch.equal(log_det, expected) and torch.equal(given, expected)
     torch.testing.assert_close(folded, weight * bias.exp())
+    torch.testing.assert_close(shift, weight @ bias)
     torch.testing.assert_close(plu, weight)
 
 
@@ -360,21 +367,6 @@ def test_the_log_det_may_be_accumulated_in_place():
     before = log_det.clone()
     log_det += torch.arange(2)
     assert torch.equal(log_det, before + torch.arange(2))
-
-
-@pytest.mark.parametrize("inverted", [False, True])
-def test_compiles_without_a_graph_break(inverted):
-    inputs = [t.requires_grad_() for t in layer(4, 3, 3)]
-
-    def function(x, weight, bias):
-        y, log_det = invertible_conv1x1(x, weight, bias, inverse=inverted)
-        return y.sin().sum() + log_det.sum() + log_abs_det([weight, weight[:2, :2]]).sum()
-
-    torch._dynamo.reset()
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    values = compiled(*inputs), function(*inputs)
-    torch.testing.assert_close(*values)
-    torch.testing.assert_close(*(torch.autograd.grad(value, inputs) for value in values))
 
 
 # -- parametrisations ------------------------------------------------------------------------------------------------

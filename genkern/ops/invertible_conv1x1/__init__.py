@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 from .._checks import check, promote
 from .._library import wide_dtype
 from . import matrices, reference
+from .autograd import full_precision
 from .matrices import inverse, inverse_and_log_abs_det, log_abs_det
 from .weights import fold_actnorm, plu_factors, plu_weight
 
@@ -38,7 +39,7 @@ def invertible_conv1x1(
         log_abs_det: ``ln |det W|``, one element, if known; otherwise it is computed here.
         inverse: solve for ``x`` instead; the log-determinant changes sign.
         check_singular: with ``inverse``, raise if ``W`` is singular. On a GPU the check waits for the device; without
-            it, and under `torch.compile`, a singular weight gives NaN.
+            it, and under `torch.compile` and `torch.func`, a singular weight gives NaN.
         impl: ``"auto"``, or ``"torch"`` for the definition.
 
     Returns:
@@ -49,8 +50,9 @@ def invertible_conv1x1(
         TypeError: if a dtype is not float64, float32, bfloat16 or float16.
 
     First and second derivatives in ``x``, ``weight``, ``bias`` and ``log_abs_det``; that of the log-determinant is
-    ``N W^-T``, and zero where ``W`` is singular. CPU and CUDA. Dtypes are promoted as in PyTorch; LU and inverse are
-    computed in float64 on CPU and CUDA whatever the dtype. Kingma & Dhariwal 2018 (arXiv:1807.03039), section 3.2.
+    ``N W^-T``, and zero where ``W`` is singular. CPU and CUDA. Dtypes are promoted as in PyTorch, and kept under
+    autocast, which would spoil the inverse; LU and inverse are computed in float64 on CPU and CUDA whatever the dtype.
+    Kingma & Dhariwal 2018 (arXiv:1807.03039), section 3.2.
 
     >>> y, log_det = invertible_conv1x1(torch.randn(8, 6, 4, 4), 2 * torch.eye(6))
     >>> log_det.shape, round(log_det[0].item() / (16 * 6), 4)
@@ -58,19 +60,23 @@ def invertible_conv1x1(
     """
     x, weight, bias = _check(x, weight, bias, log_abs_det)
     check(impl in ("auto", "torch"), "invertible_conv1x1", "impl", "'auto' or 'torch'", repr(impl))
-    if impl == "torch" and log_abs_det is None:
-        return reference.invertible_conv1x1(x, weight, bias, inverse)
-    exact = weight.to(torch.promote_types(weight.dtype, wide_dtype(x.dtype)))
+    wide = wide_dtype(x.dtype)
     if inverse:
-        exact, computed = matrices.invert("invertible_conv1x1", exact, check_singular, impl)
-        bias = None if bias is None else -(exact * bias).sum(1)
-        weight = exact.to(weight.dtype)
+        inverted, computed = matrices.invert("invertible_conv1x1", weight.to(wide), check_singular, impl)
     elif log_abs_det is None:
-        computed = matrices.log_abs_det(exact, impl=impl)
-    value = (computed if log_abs_det is None else log_abs_det).reshape(()).to(exact.dtype)
+        computed = matrices.log_abs_det(weight, impl=impl)
+    value = computed if log_abs_det is None else log_abs_det.reshape(1).to(wide)
     positions = x.shape[2:].numel()
-    log_det = (-positions if inverse else positions) * value
-    return _mix(x, weight, bias), log_det.repeat(x.shape[0])
+    log_det = ((-positions if inverse else positions) * value).repeat(x.shape[0])
+    with full_precision(x):
+        if impl == "torch":
+            given = (x, weight) if bias is None else (x, weight, bias)
+            y = reference.invertible_conv1x1(*(t.to(wide) for t in given), inverse=inverse)[0].to(x.dtype)
+        elif inverse:  # in float32 or wider: a rounded inverse is the inverse of something else
+            y = _mix(x.to(wide), inverted, None if bias is None else -(inverted * bias).sum(1)).to(x.dtype)
+        else:
+            y = _mix(x, weight, bias)
+    return y, log_det
 
 
 def _check(
@@ -87,14 +93,11 @@ def _check(
         check(bias.shape == (channels,), function, "bias", "[C]", (bias.shape, "x is", x.shape))
     if log_abs_det is not None:
         check(log_abs_det.numel() == 1, function, "log_abs_det", "one element", log_abs_det.shape)
-    autocast = torch.is_autocast_enabled(x.device.type) and torch.float64 not in {t.dtype for t in tensors.values()}
-    if autocast:  # the products cast their own arguments
-        return x, weight, bias
     return promoted[0], promoted[1], None if bias is None else promoted[2]
 
 
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``W x + b`` over the channels, as one matrix product in the order in which ``x`` lies in memory.
+    """``W x + b`` over the channels as one matrix product, in the order in which ``x`` lies in memory.
 
     Measured on CPU at (64, 48, 16, 16): two thirds of the time of `torch.conv2d`, less where C is small.
     """

@@ -6,6 +6,7 @@ the second derivative goes through the same node again, to any order. At a singu
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,14 +25,10 @@ OP = define_op(
 
 def lu_inverse(matrices: Tensor, sizes: list[int], with_inverse: bool, impl: str) -> tuple[Tensor, Tensor, Tensor]:
     """log|det| ``[M]``, sign ``[M]`` and inverses (flat) of a flat sequence of square matrices, in one native call."""
-    if impl != "auto" or matrices.device.type not in OP.kernels:
-        return OP(matrices, sizes, with_inverse, impl=impl)
-    if torch.compiler.is_compiling():
-        return OP.overload(matrices, sizes, with_inverse)
-    if not _differentiating([matrices]):
-        with torch._C._AutoDispatchBelowAutograd():
-            return OP.overload(matrices, sizes, with_inverse)
-    return LuInverse.apply(matrices, sizes, with_inverse)
+    native = impl == "auto" and matrices.device.type in OP.kernels
+    if native and not torch.compiler.is_compiling() and _differentiating([matrices]):
+        return LuInverse.apply(matrices, sizes, with_inverse)
+    return OP(matrices, sizes, with_inverse, impl=impl)
 
 
 def needs_inverse(matrices: Tensor) -> bool:
@@ -47,7 +44,7 @@ class LuInverse(torch.autograd.Function):
     @staticmethod
     def forward(matrices: Tensor, sizes: list[int], with_inverse: bool) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            return OP.overload(matrices, sizes, with_inverse)
+            return OP(matrices, sizes, with_inverse)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -62,7 +59,7 @@ class LuInverse(torch.autograd.Function):
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Any:
         log_abs_det, inverses = _regular(ctx)
         directions = stacks(tangent, ctx.sizes)
-        with _full_precision(tangent):
+        with full_precision(tangent):
             slopes = [(v.mT * t).sum((1, 2)) for v, t in zip(inverses, directions, strict=True)]
             moves = [-v @ t @ v for v, t in zip(inverses, directions, strict=True)] if ctx.with_inverse else []
         return flat(slopes, log_abs_det), None, flat(moves, log_abs_det)
@@ -106,13 +103,15 @@ def _backward(ctx: Any, grad_log_abs_det: Tensor | None, _: Any, grad_inverse: T
         grads = [s[:, None, None] * v.mT for v, s in zip(inverses, scales, strict=True)]
     if grad_inverse is not None and ctx.with_inverse:
         pulls = stacks(grad_inverse, ctx.sizes)
-        with _full_precision(grad_inverse):
+        with full_precision(grad_inverse):
             grads = [g - v.mT @ pull @ v.mT for g, v, pull in zip(grads, inverses, pulls, strict=True)]
     return flat(grads, log_abs_det), None, None
 
 
-def _full_precision(like: Tensor) -> torch.autocast:
-    return torch.autocast(like.device.type, enabled=False)
+def full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """No autocast: a product that it narrows spoils inverses and determinants."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 torch.library.register_autograd("genkern::lu_inverse", _backward, setup_context=_setup, lib=LIBRARY)

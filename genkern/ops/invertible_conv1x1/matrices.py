@@ -57,7 +57,7 @@ def inverse_and_log_abs_det(
     Args:
         weights: one square matrix ``[C, C]``, a stack ``[M, C, C]``, or a sequence of matrices of any sizes.
         check_singular: raise if a matrix is singular. On a GPU the check waits for the device; without it, and under
-            `torch.compile`, the inverse of a singular matrix is NaN.
+            `torch.compile` and `torch.func`, the inverse of a singular matrix is NaN.
         impl: ``"auto"``, or ``"torch"`` for the definition.
 
     Returns:
@@ -80,7 +80,7 @@ def invert(function: str, weights: Any, check_singular: bool, impl: str) -> tupl
     """Inverses in the form of ``weights``, and log-determinants."""
     flat, sizes = _flatten(function, weights)
     log_abs_dets, _, inverses = lu_inverse(flat, sizes, True, impl)
-    if check_singular and not torch.compiler.is_compiling() and flat.device.type != "meta":
+    if check_singular and not torch.compiler.is_compiling():
         _check_singular(function, log_abs_dets.detach(), sizes)
     if isinstance(weights, Tensor):
         return inverses.view(weights.shape).to(weights.dtype), log_abs_dets
@@ -90,6 +90,8 @@ def invert(function: str, weights: Any, check_singular: bool, impl: str) -> tupl
 
 
 def _check_singular(function: str, log_abs_dets: Tensor, sizes: list[int]) -> None:
+    if log_abs_dets.device.type == "meta" or torch._C._are_functorch_transforms_active():
+        return
     singular = log_abs_dets == -torch.inf
     if singular.any():
         m = int(singular.nonzero()[0])

@@ -41,13 +41,15 @@ def lu_inverse(matrices: Tensor, sizes: Sequence[int], with_inverse: bool) -> tu
     return flat(log_abs_dets, matrices), flat(signs, matrices), flat(inverses, matrices)
 
 
-def invertible_conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+def invertible_conv1x1(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    log_abs_det, _, inverted = lu_inverse(weight.reshape(-1), [len(weight)], inverse)
     columns = x.flatten(2) if x.dim() > 2 else x[:, :, None]  # [B, C, N]
-    shift = 0 if bias is None else bias[:, None]
+    shift = torch.zeros_like(weight[0]) if bias is None else bias
     if inverse:
-        y = torch.linalg.inv(weight) @ (columns - shift)
+        y = inverted.view_as(weight) @ (columns - shift[:, None])
     else:
-        y = weight @ columns + shift
-    wide = weight.double() if x.dtype == torch.float64 else weight.float()
-    log_det = columns.shape[2] * torch.linalg.slogdet(wide).logabsdet
+        y = weight @ columns + shift[:, None]
+    log_det = columns.shape[2] * log_abs_det  # [1]
     return y.reshape(x.shape), (-log_det if inverse else log_det).repeat(x.shape[0])
