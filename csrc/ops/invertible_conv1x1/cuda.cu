@@ -25,6 +25,18 @@ struct Runs {
   int count;
 };
 
+struct Pivot {
+  int row;
+  double value;
+};
+
+struct Scratch {
+  double* matrix;  // [n, stride]
+  int64_t stride;
+  double* factors;  // [n], the column that is being eliminated
+  Pivots pivots;
+};
+
 // The threads of one block: a warp takes a row, its lanes the columns.
 struct Block {
   Pivot* shared;  // written by the first warp, read by all
@@ -62,6 +74,47 @@ struct Block {
   }
 };
 
+template <bool inverse>
+__device__ void eliminate(const Scratch& scratch, int n, const Block& block) {
+  double* const matrix = scratch.matrix;
+  double* const factors = scratch.factors;
+  const int64_t stride = scratch.stride;
+  for (int k = 0; k < n; k++) {
+    const Pivot pivot = block.largest(scratch, k, n);
+    double* const target = matrix + k * stride;
+    double* const source = matrix + pivot.row * stride;
+    if (block.first()) {
+      scratch.pivots.values[k] = pivot.value;
+      scratch.pivots.swaps[k] = pivot.row;
+    }
+    if (pivot.value == 0) {  // the column is zero from row k on: singular, nothing to eliminate
+      block.sync();
+      continue;
+    }
+    for (int j = block.index(); j < n; j += block.size()) {
+      if (j == k) {
+        const double displaced = target[k];
+        target[k] = 1 / pivot.value;
+        if (pivot.row != k) factors[pivot.row] = displaced;
+      } else {
+        if (j != pivot.row) factors[j] = matrix[j * stride + k];
+        const double value = source[j];
+        source[j] = target[j];
+        target[j] = value / pivot.value;
+      }
+    }
+    block.sync();
+    const double reciprocal = target[k];
+    for (int i = block.row(inverse ? 0 : k + 1); i < n; i += block.rows()) {
+      if (i == k) continue;
+      const double factor = factors[i];
+      block.subtract(matrix + i * stride, factor, target, inverse ? 0 : k + 1, n);
+      if (inverse && block.owns_column(k)) matrix[i * stride + k] = -factor * reciprocal;
+    }
+    block.sync();
+  }
+}
+
 __host__ __device__ inline int64_t padded(int64_t n) { return n | 1; }  // odd: a column meets every bank
 
 __host__ __device__ inline int64_t vectors_bytes(int64_t n) { return n * (2 * sizeof(double) + 2 * sizeof(int)); }
@@ -86,9 +139,9 @@ __global__ void invert_kernel(const T* matrices, Runs runs, int first_block, T* 
   scratch.stride = fits ? padded(n) : n;
   scratch.matrix = fits ? memory : spill + offset;
   scratch.factors = fits ? memory + n * scratch.stride : memory;
-  scratch.pivots = scratch.factors + n;
-  scratch.swaps = reinterpret_cast<int*>(scratch.pivots + n);
-  int* const order = scratch.swaps + n;
+  scratch.pivots.values = scratch.factors + n;
+  scratch.pivots.swaps = reinterpret_cast<int*>(scratch.pivots.values + n);
+  int* const order = scratch.pivots.swaps + n;
 
   const Block block{&pivot};
   for (int i = block.row(0); i < n; i += block.rows())
@@ -100,11 +153,11 @@ __global__ void invert_kernel(const T* matrices, Runs runs, int first_block, T* 
 
   __shared__ bool singular;
   if (block.first()) {
-    const Determinant result = determinant(scratch, n);
+    const Determinant result = determinant(scratch.pivots, n);
     log_abs_det[m] = T(result.log_abs);
     sign[m] = T(result.sign);
     singular = result.sign == 0;
-    undo_exchanges(scratch.swaps, n, order);
+    undo_exchanges(scratch.pivots.swaps, n, order);
   }
   block.sync();
   if (inverse == nullptr) return;

@@ -2,7 +2,9 @@
 // Log-determinant, sign and inverse of small square matrices, by elimination with partial pivoting:
 //   P W = L U,   log|det W| = sum_k log|u_kk|,   sign = det(P) prod_k sign(u_kk).
 // The elimination also clears the entries above each pivot (Gauss-Jordan), so the inverse replaces the matrix
-// in place: n^3 multiply-adds, no triangular solves, and the pivots are those of LU. All of it in float64.
+// in place: n^3 multiply-adds, no triangular solves, and the pivots are those of LU. All of it in float64. Step k:
+//   exchange row k with the row of the largest |w_ik|, i >= k;   r = w_k / u_kk, but r_k = 1 / u_kk;
+//   w_i <- w_i - f r for all i != k (without an inverse i > k), with f = w_ik, after which w_ik = -f / u_kk;   w_k <- r.
 // Golub & Van Loan, Matrix Computations, 3.4; forward error of Gauss-Jordan: Higham 2002, 14.4.
 
 #include <cmath>
@@ -12,66 +14,15 @@
 
 namespace genkern::invertible_conv1x1 {
 
-struct Pivot {
-  int row;
-  double value;
+// u_kk, and that row k was exchanged with row swaps[k]; [n] each.
+struct Pivots {
+  double* values;
+  int* swaps;
 };
 
-// The scratch of one matrix: `matrix` is [n, stride], the others [n].
-struct Scratch {
-  double* matrix;
-  int64_t stride;
-  double* factors;  // the column that is being eliminated
-  double* pivots;   // u_kk
-  int* swaps;       // row k was exchanged with row swaps[k]
-};
-
-// Keeps the largest |value|; NaN wins over everything, so that it cannot hide below a zero pivot.
+// The pivot is the largest |value|; NaN wins over everything, so that it cannot hide below a zero pivot.
 GENKERN_HD bool exceeds(double candidate, double best) {
   return fabs(candidate) > fabs(best) || candidate != candidate;
-}
-
-// A team is what works on one matrix: one CPU thread, or the threads of a CUDA block. It deals out rows and
-// columns (first, step), finds the pivot of a column, and synchronises.
-template <bool inverse, typename Team>
-GENKERN_HD void eliminate(const Scratch& scratch, int n, const Team& team) {
-  double* const matrix = scratch.matrix;
-  double* const factors = scratch.factors;
-  const int64_t stride = scratch.stride;
-  for (int k = 0; k < n; k++) {
-    const Pivot pivot = team.largest(scratch, k, n);
-    double* const target = matrix + k * stride;
-    double* const source = matrix + pivot.row * stride;
-    if (team.first()) {
-      scratch.pivots[k] = pivot.value;
-      scratch.swaps[k] = pivot.row;
-    }
-    if (pivot.value == 0) {  // the column is zero from row k on: singular, nothing to eliminate
-      team.sync();
-      continue;
-    }
-    for (int j = team.index(); j < n; j += team.size()) {
-      if (j == k) {
-        const double displaced = target[k];
-        target[k] = 1 / pivot.value;
-        if (pivot.row != k) factors[pivot.row] = displaced;
-      } else {
-        if (j != pivot.row) factors[j] = matrix[j * stride + k];
-        const double value = source[j];
-        source[j] = target[j];
-        target[j] = value / pivot.value;
-      }
-    }
-    team.sync();
-    const double reciprocal = target[k];
-    for (int i = team.row(inverse ? 0 : k + 1); i < n; i += team.rows()) {
-      if (i == k) continue;
-      const double factor = factors[i];
-      team.subtract(matrix + i * stride, factor, target, inverse ? 0 : k + 1, n);
-      if (inverse && team.owns_column(k)) matrix[i * stride + k] = -factor * reciprocal;
-    }
-    team.sync();
-  }
 }
 
 struct Determinant {
@@ -80,15 +31,15 @@ struct Determinant {
 
 // The product of the pivots with its exponent apart: no underflow, one logarithm, and an absolute error of a few
 // units in the last place of 1, which a sum of logarithms does not reach.
-GENKERN_HD Determinant determinant(const Scratch& scratch, int n) {
+GENKERN_HD Determinant determinant(const Pivots& pivots, int n) {
   double product = 1;
   int64_t exponent = 0;
   bool odd = false;
   for (int k = 0; k < n; k++) {
     int shift, carry;
-    product = frexp(product * frexp(scratch.pivots[k], &shift), &carry);
+    product = frexp(product * frexp(pivots.values[k], &shift), &carry);
     exponent += shift + carry;
-    odd ^= scratch.swaps[k] != k;
+    odd ^= pivots.swaps[k] != k;
   }
   if (product == 0) return {-INFINITY, 0};
   // The mantissa is brought to [1/2, 2), so that a determinant of 1 loses nothing.
