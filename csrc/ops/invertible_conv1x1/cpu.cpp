@@ -74,7 +74,8 @@ GENKERN_INLINE void apply_panel(const Scratch& scratch, int n, int panel, int co
   }
   for (int k = begin; k < end; k++) {
     Vector value = rows[k - begin];
-    for (int step = k + 1; inverse && step < end; step++) value -= factors[k * LANES + step - begin] * rows[step - begin];
+    for (int step = k + 1; inverse && step < end; step++)
+      value -= factors[k * LANES + step - begin] * rows[step - begin];
     scratch.row(k)[column] = value;
   }
   for (int i = inverse && begin > 0 ? 0 : end; i < n; i = i + 1 == begin ? end : i + 1) {
@@ -101,8 +102,10 @@ GENKERN_INLINE void invert_one(const Call<T>& call, int64_t m, const Scratch& sc
     scratch.row(i)[scratch.width - 1] = Vector{};
     for (int j = 0; j < n; j++) scratch.at(i, j) = double(from[int64_t(i) * n + j]);
   }
-  if (call.inverse == nullptr) eliminate<false>(scratch, n);
-  else eliminate<true>(scratch, n);
+  if (call.inverse == nullptr)
+    eliminate<false>(scratch, n);
+  else
+    eliminate<true>(scratch, n);
 
   const Determinant result = determinant(scratch.pivots, n);
   call.log_abs_det[m] = T(result.log_abs);
@@ -126,15 +129,19 @@ GENKERN_INLINE void invert_range(const Call<T>& call, int64_t begin, int64_t end
     const int64_t n = call.sizes[m], width = (n + LANES - 1) / LANES;
     Vector* const factors = memory.get() + n * width;
     Vector* const values = factors + n;
-    invert_one(call, m,
-               {memory.get(), width, reinterpret_cast<double*>(factors),
-                {reinterpret_cast<double*>(values), indices.data()}},
-               indices.data() + n);
+    invert_one(
+        call, m,
+        {memory.get(), width, reinterpret_cast<double*>(factors), {reinterpret_cast<double*>(values), indices.data()}},
+        indices.data() + n);
   }
 }
 
-GENKERN_CLONES void invert_float(const Call<float>& call, int64_t begin, int64_t end) { invert_range(call, begin, end); }
-GENKERN_CLONES void invert_double(const Call<double>& call, int64_t begin, int64_t end) { invert_range(call, begin, end); }
+GENKERN_CLONES void invert_float(const Call<float>& call, int64_t begin, int64_t end) {
+  invert_range(call, begin, end);
+}
+GENKERN_CLONES void invert_double(const Call<double>& call, int64_t begin, int64_t end) {
+  invert_range(call, begin, end);
+}
 
 }  // namespace
 

@@ -148,8 +148,10 @@ __global__ void invert_kernel(const T* matrices, Runs runs, int first_block, T* 
     for (int j = threadIdx.x; j < n; j += WARP)
       scratch.matrix[i * scratch.stride + j] = double(matrices[offset + int64_t(i) * n + j]);
   block.sync();
-  if (inverse == nullptr) eliminate<false>(scratch, n, block);
-  else eliminate<true>(scratch, n, block);
+  if (inverse == nullptr)
+    eliminate<false>(scratch, n, block);
+  else
+    eliminate<true>(scratch, n, block);
 
   __shared__ bool singular;
   if (block.first()) {
@@ -166,9 +168,7 @@ __global__ void invert_kernel(const T* matrices, Runs runs, int first_block, T* 
       inverse[offset + int64_t(i) * n + j] = singular ? T(NAN) : T(scratch.matrix[i * scratch.stride + order[j]]);
 }
 
-void check(cudaError_t status) {
-  STD_TORCH_CHECK(status == cudaSuccess, "lu_inverse: ", cudaGetErrorString(status));
-}
+void check(cudaError_t status) { STD_TORCH_CHECK(status == cudaSuccess, "lu_inverse: ", cudaGetErrorString(status)); }
 
 struct Plan {
   Runs runs{};
@@ -205,8 +205,8 @@ void launch(const Plan& plan, const T* matrices, T* log_abs_det, T* sign, T* inv
                              : std::max(matrix_bytes(resident) + vectors_bytes(resident), vectors_bytes(plan.largest));
   check(cudaFuncSetAttribute(invert_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
   const dim3 threads(WARP, plan.largest <= 16 ? 4 : plan.largest <= 64 ? 8 : 16);
-  invert_kernel<T><<<plan.matrices, threads, size_t(shared), stream>>>(
-      matrices, plan.runs, plan.runs.run[0].first, log_abs_det, sign, inverse, spill, resident);
+  invert_kernel<T><<<plan.matrices, threads, size_t(shared), stream>>>(matrices, plan.runs, plan.runs.run[0].first,
+                                                                       log_abs_det, sign, inverse, spill, resident);
   check(cudaGetLastError());
 }
 
@@ -224,9 +224,8 @@ std::tuple<Tensor, Tensor, Tensor> lu_inverse_cuda(Tensor matrices, std::vector<
   matrices = dense(matrices);
   const int64_t count = int64_t(sizes.size()), elements = matrices.numel();
   const int64_t largest = count == 0 ? 0 : *std::max_element(sizes.begin(), sizes.end());
-  STD_TORCH_CHECK(vectors_bytes(largest) <= available, "lu_inverse: matrices up to ",
-                  available / vectors_bytes(1), " x ", available / vectors_bytes(1), " fit on this device; got ",
-                  largest, " x ", largest, ".");
+  STD_TORCH_CHECK(vectors_bytes(largest) <= available, "lu_inverse: matrices up to ", available / vectors_bytes(1),
+                  " x ", available / vectors_bytes(1), " fit on this device; got ", largest, " x ", largest, ".");
   Tensor log_abs_det = output(matrices, {count}), sign = output(matrices, {count});
   Tensor inverse = output(matrices, {with_inverse ? elements : 0});
   const std::vector<Plan> plans = plans_of(sizes, elements);
@@ -240,8 +239,10 @@ std::tuple<Tensor, Tensor, Tensor> lu_inverse_cuda(Tensor matrices, std::vector<
       launch<T>(plan, data<T>(matrices), data<T>(log_abs_det), data<T>(sign), with_inverse ? data<T>(inverse) : nullptr,
                 data<double>(spill), resident, static_cast<cudaStream_t>(stream));
   };
-  if (matrices.scalar_type() == ScalarType::Double) run(double{});
-  else run(float{});
+  if (matrices.scalar_type() == ScalarType::Double)
+    run(double{});
+  else
+    run(float{});
   return {log_abs_det, sign, inverse};
 }
 

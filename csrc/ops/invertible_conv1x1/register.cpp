@@ -15,7 +15,9 @@ void invert_all(const Call<T>& call, int64_t count) {
     const int64_t n = call.sizes[m];
     start[size_t(m) + 1] = start[size_t(m)] + n * n * n;
   }
-  const auto matrix_at = [&](int64_t work) { return std::lower_bound(start.begin(), start.end() - 1, work) - start.begin(); };
+  const auto matrix_at = [&](int64_t work) {
+    return std::lower_bound(start.begin(), start.end() - 1, work) - start.begin();
+  };
   parallel(start.back(), GRAIN, [&](int64_t begin, int64_t end) { invert(call, matrix_at(begin), matrix_at(end)); });
 }
 
@@ -39,8 +41,10 @@ std::tuple<Tensor, Tensor, Tensor> lu_inverse_cpu(Tensor matrices, std::vector<i
                    with_inverse ? data<T>(inverse) : nullptr},
                   count);
   };
-  if (matrices.scalar_type() == ScalarType::Double) run(double{});
-  else run(float{});
+  if (matrices.scalar_type() == ScalarType::Double)
+    run(double{});
+  else
+    run(float{});
   return {log_abs_det, sign, inverse};
 }
 

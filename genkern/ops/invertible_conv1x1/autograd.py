@@ -97,14 +97,17 @@ def _regular(ctx: Any) -> tuple[Tensor, list[Tensor]]:
 def _backward(ctx: Any, grad_log_abs_det: Tensor | None, _: Any, grad_inverse: Tensor | None) -> Any:
     log_abs_det, inverses = _regular(ctx)
     counts = [len(inverse) for inverse in inverses]
-    grads: list[Tensor] = [torch.zeros_like(inverse) for inverse in inverses]
+    grads: list[Tensor] = []
     if grad_log_abs_det is not None:
         scales = grad_log_abs_det.split(counts)
         grads = [s[:, None, None] * v.mT for v, s in zip(inverses, scales, strict=True)]
     if grad_inverse is not None and ctx.with_inverse:
         pulls = stacks(grad_inverse, ctx.sizes)
         with full_precision(grad_inverse):
-            grads = [g - v.mT @ pull @ v.mT for g, v, pull in zip(grads, inverses, pulls, strict=True)]
+            moves = [v.mT @ pull @ v.mT for v, pull in zip(inverses, pulls, strict=True)]
+        grads = [g - move for g, move in zip(grads, moves, strict=True)] if grads else [-move for move in moves]
+    if not grads:
+        return None, None, None
     return flat(grads, log_abs_det), None, None
 
 

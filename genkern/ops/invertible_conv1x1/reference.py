@@ -22,6 +22,8 @@ def stacks(matrices: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 def flat(pieces: Sequence[Tensor], like: Tensor) -> Tensor:
+    if len(pieces) == 1:
+        return pieces[0].reshape(-1)
     return torch.cat([piece.reshape(-1) for piece in pieces]) if pieces else like.new_empty(0)
 
 
