@@ -4,8 +4,8 @@
 // The elimination also clears the entries above each pivot (Gauss-Jordan), so the inverse replaces the matrix
 // in place: n^3 multiply-adds, no triangular solves, and the pivots are those of LU. All of it in float64. Step k:
 //   exchange row k with the row of the largest |w_ik|, i >= k;   r = w_k / u_kk, but r_k = 1 / u_kk;
-//   w_i <- w_i - f r for all i != k (without an inverse i > k), with f = w_ik, after which w_ik = -f / u_kk;   w_k <-
-//   r.
+//   w_i <- w_i - f r for all i != k (without an inverse i > k), with f = w_ik, and then w_ik <- -f / u_kk;
+//   w_k <- r.
 // Golub & Van Loan, Matrix Computations, 3.4; forward error of Gauss-Jordan: Higham 2002, 14.4.
 
 #include <cmath>

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._library import LIBRARY, _differentiating, define_op
+from .._library import LIBRARY, define_op
 from .reference import flat, stacks
 from .reference import lu_inverse as reference
 
@@ -25,17 +25,21 @@ OP = define_op(
 
 def lu_inverse(matrices: Tensor, sizes: list[int], with_inverse: bool, impl: str) -> tuple[Tensor, Tensor, Tensor]:
     """log|det| ``[M]``, sign ``[M]`` and inverses (flat) of a flat sequence of square matrices, in one native call."""
-    native = impl == "auto" and matrices.device.type in OP.kernels
-    if native and not torch.compiler.is_compiling() and _differentiating([matrices]):
+    if impl != "auto" or matrices.device.type not in OP.kernels or torch.compiler.is_compiling():
+        return OP(matrices, sizes, with_inverse, impl=impl)
+    if derivatives_wanted(matrices):
         return LuInverse.apply(matrices, sizes, with_inverse)
-    return OP(matrices, sizes, with_inverse, impl=impl)
+    with torch._C._AutoDispatchBelowAutograd():
+        return OP(matrices, sizes, with_inverse)
 
 
-def needs_inverse(matrices: Tensor) -> bool:
-    """Whether derivatives of the log-determinant will be wanted."""
+def derivatives_wanted(matrices: Tensor) -> bool:
+    """Whether anything but values is asked for: reverse mode, forward mode, or a `torch.func` transform."""
+    if torch.is_grad_enabled() and matrices.requires_grad:
+        return True
     if torch.compiler.is_compiling():
-        return torch.is_grad_enabled() and matrices.requires_grad
-    return _differentiating([matrices])
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 class LuInverse(torch.autograd.Function):

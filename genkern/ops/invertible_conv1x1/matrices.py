@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._checks import check, promote
 from .._library import wide_dtype
-from .autograd import lu_inverse, needs_inverse
+from .autograd import derivatives_wanted, lu_inverse
 from .weights import check_square
 
 Matrices = Tensor | Sequence[Tensor]
@@ -37,7 +37,7 @@ def log_abs_det(weights: Matrices, *, impl: str = "auto") -> Tensor:
     tensor([0.0000, 8.3178,   -inf])
     """
     flat, sizes = _flatten("log_abs_det", weights)
-    return lu_inverse(flat, sizes, impl == "auto" and needs_inverse(flat), impl)[0]
+    return lu_inverse(flat, sizes, impl == "auto" and derivatives_wanted(flat), impl)[0]
 
 
 def inverse(weights: Matrices, *, check_singular: bool = True, impl: str = "auto") -> Tensor | list[Tensor]:
