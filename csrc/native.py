@@ -134,20 +134,20 @@ def jobs() -> int:
 
 
 class Steps:
-    """Runs commands whose inputs have changed since they last ran."""
+    """Runs commands whose inputs have changed since they last ran; relative paths are those from the tree's root."""
 
     def __init__(self, folder: Path, *identity: str):
         self.folder, self.identity = folder, identity  # identity: versions that no path shows
 
     def run(self, command: Sequence[str], target: Path, inputs: Sequence[Path] | None = None) -> Path:
         """Makes `target`; its inputs, where they are not given, are those of the .d file that the compiler wrote."""
-        place = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:8]
-        stamp, depends = self.folder / f"{target.name}.{place}", target.with_suffix(".d")
+        place = hashlib.sha256(str(target).encode()).hexdigest()[:8]
+        stamp, depends = self.folder / f"{target.name}.{place}", ROOT / target.with_suffix(".d")
         before = self._digest(command, inputs or _dependencies(depends))
-        if target.exists() and stamp.exists() and stamp.read_text() == before:
+        if (ROOT / target).exists() and stamp.exists() and stamp.read_text() == before:
             return target
         stamp.unlink(missing_ok=True)
-        said = subprocess.run(command, capture_output=True, text=True)
+        said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if said.returncode:
             raise Failed(f"this command failed:\n{shlex.join(command)}\n{said.stdout}{said.stderr}")
         stamp.write_text(self._digest(command, inputs or _dependencies(depends)))
@@ -156,7 +156,7 @@ class Steps:
 
     def _digest(self, command: Sequence[str], inputs: Sequence[Path]) -> str:
         digest = hashlib.sha256("\0".join([*self.identity, *command]).encode())
-        for path in inputs:
+        for path in (ROOT / name for name in inputs):
             digest.update(path.read_bytes() if path.exists() else b"gone")
         return digest.hexdigest()
 
@@ -167,6 +167,10 @@ def _dependencies(path: Path) -> list[Path]:
         return []
     text = path.read_text().replace("\\\n", " ").split(": ", 1)[-1]
     return [Path(name.replace("\\ ", " ")) for name in re.split(r"(?<!\\)\s+", text) if name]
+
+
+def _sources(pattern: str) -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in ROOT.glob(f"csrc/ops/*/{pattern}"))
 
 
 def _version(command: Sequence[str]) -> str:
@@ -186,6 +190,7 @@ def build(package: Path) -> list[Path]:
     wanted = os.environ.get("GENKERN_BUILD") or "auto"
     if wanted not in ("auto", "cpu", "cuda", "none"):
         raise Failed(f"GENKERN_BUILD must be auto, cpu, cuda or none, got {wanted!r}.")
+    package = package.resolve()
     libraries = [package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", package / "_cuda.so"]
     package.mkdir(parents=True, exist_ok=True)
     built: list[Path] = []
@@ -210,18 +215,18 @@ class Build:
         self.strict = os.environ.get("GENKERN_WERROR") == "1"
         self.torch, python, self.cxx, self.workers = find_torch(), find_python_headers(), find_cxx(), jobs()
         self.includes = [word for path in (python, *self.torch.includes) for word in ("-isystem", path)]
-        self.objects = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
-        self.objects.mkdir(parents=True, exist_ok=True)
+        self.objects = Path("build", f"native-{sys.implementation.cache_tag}")  # relative, as a copied tree's are
+        (ROOT / self.objects).mkdir(parents=True, exist_ok=True)
         self.compiler = _version(self.cxx)
-        self.steps = Steps(self.objects, self.torch.version, self.compiler)
+        self.steps = Steps(ROOT / self.objects, self.torch.version, self.compiler)
 
     def libraries(self, cpu: Path, cuda: Path) -> list[Path]:
         begun = time.monotonic()
         with ThreadPoolExecutor(self.workers) as pool:
-            kernels = pool.map(self.compile_cpp, sorted(ROOT.glob("csrc/ops/*/*.cpp")))
+            kernels = pool.map(self.compile_cpp, _sources("*.cpp"))
             archs = self.cuda_library(cuda, pool)
             facts = {"COMPILER": self.compiler, "TORCH_VERSION": self.torch.version, "CUDA_ARCHS": ";".join(archs)}
-            module = self.compile_cpp(ROOT / "csrc/module.cpp", [f'-DGENKERN_{k}="{v}"' for k, v in facts.items()])
+            module = self.compile_cpp(Path("csrc/module.cpp"), [f'-DGENKERN_{k}="{v}"' for k, v in facts.items()])
             compiled = [module, *kernels]
         link = ["-shared", "-Wl,--no-as-needed", f"-L{self.torch.libraries}", "-ltorch_cpu"]
         self.steps.run([*self.cxx, *map(str, compiled), *link, "-o", str(cpu)], cpu, compiled)
@@ -229,19 +234,19 @@ class Build:
         return [cpu, cuda] if archs else [cpu]
 
     def compile_cpp(self, source: Path, extra: Sequence[str] = ()) -> Path:
-        target = self.objects / "_".join(source.relative_to(ROOT).with_suffix(".o").parts)
+        target = self.objects / "_".join(source.with_suffix(".o").parts)
         flags = [*CXX_FLAGS, *(["-Werror"] if self.strict else []), *(EXACT if source.parent.name == "random" else [])]
         command = [*self.cxx, *flags, *STABLE_ABI, *extra, *self.includes, "-MMD", "-c", str(source), "-o", str(target)]
         return self.steps.run(command, target)
 
     def cuda_library(self, library: Path, pool: ThreadPoolExecutor) -> list[str]:
         """The architectures that the library was built for; none where there is no nvcc, or nothing for it to do."""
-        sources = sorted(ROOT.glob("csrc/ops/*/*.cu"))
+        sources = _sources("*.cu")
         if self.wanted == "cpu" or not sources:
             return []
         try:
             nvcc, archs = find_nvcc(), cuda_archs()
-            steps = Steps(self.objects, self.torch.version, _version([nvcc]))
+            steps = Steps(ROOT / self.objects, self.torch.version, _version([nvcc]))
             compiled = list(pool.map(lambda source: self.compile_cuda(steps, nvcc, archs, source), sources))
             # libtorch brings libtorch_cuda where torch has it, so a link against a CPU-only torch serves both
             link = [
@@ -262,7 +267,7 @@ class Build:
         return archs
 
     def compile_cuda(self, steps: Steps, nvcc: str, archs: Sequence[str], source: Path) -> Path:
-        target = self.objects / "_".join(source.relative_to(ROOT).with_suffix(".cu.o").parts)
+        target = self.objects / "_".join(source.with_suffix(".cu.o").parts)
         flags = [*NVCC_FLAGS, *(["-Werror", "all-warnings"] if self.strict else [])]
         flags += ["-ccbin", self.cxx[0]] if len(self.cxx) == 1 else []
         for number, _, ptx in (arch.partition("+") for arch in archs):
