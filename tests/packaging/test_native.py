@@ -138,7 +138,9 @@ def test_max_jobs_and_cxx_are_respected(monkeypatch):
 
 # -- when a step runs --------------------------------------------------------------------------------------------------
 
-COMPILE = 'echo ran >> log; cat source.c "header one.h" > out.o; printf "out.o: source.c \\\\\\n header\\\\ one.h\\n" > out.d'
+COMPILE = (
+    'echo ran >> log; cat source.c "header one.h" > out.o; printf "out.o: source.c \\\\\\n header\\\\ one.h\\n" > out.d'
+)
 
 
 @pytest.fixture

@@ -46,4 +46,6 @@ def install(wheel: Path, to: Path) -> Path:
 
 def python(installed: Path, code: str) -> str:
     """What a program prints that finds genkern in `installed`, and the source tree nowhere."""
-    return succeed([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(installed)!r})\n{code}"], installed)
+    return succeed(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(installed)!r})\n{code}"], installed
+    )
