@@ -76,7 +76,7 @@ gpu: export PYTHONPATH := .
 gpu:
 	@$(PYTHON) -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else f"torch {torch.__version__} of $(PYTHON) sees no GPU")'
 	$(PYTHON) csrc/native.py
-	$(PYTHON) -m pytest -m gpu tests
+	$(PYTHON) -m pytest -m gpu --ignore tests/triton
 	$(PYTHON) -m genkern.bench --device cuda --json $(RESULTS)
 
 clean:

@@ -12,7 +12,7 @@ def workload(shape: tuple[int, ...]) -> Workload:
         return seeded(shape, device, dtype), seeded(shape, device, dtype)
 
     def run(impl: str) -> Function:
-        return lambda x, update: scaled_add(x, update, scale=0.5, impl=impl)
+        return lambda x, update: scaled_add(x, update, decay=0.9, scale=0.5, impl=impl)
 
     return Workload(shape_name(shape), make, run, backward_reads=(), quick=("eager", "compile"))
 

@@ -6,7 +6,7 @@ from genkern.testing import Case, OpSuite
 
 
 class TestSuite(OpSuite):
-    cases = [Case("image", scaled_add, {"x": (3, 5, 7, 3), "update": (3, 5, 7, 3)}, {"scale": -0.5})]
+    cases = [Case("image", scaled_add, {"x": (3, 5, 7, 3), "update": (3, 5, 7, 3)}, {"decay": 0.9, "scale": -0.5})]
 
 
 def test_a_scale_of_zero_changes_nothing():

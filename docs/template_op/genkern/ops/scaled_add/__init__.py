@@ -11,19 +11,20 @@ from . import reference
 _op = define_op(
     "scaled_add",
     reference.scaled_add,
-    schema="(Tensor x, Tensor update, float scale) -> Tensor",
+    schema="(Tensor x, Tensor update, float decay, float scale) -> Tensor",
     differentiable=("x", "update"),
 )
 
 
-def scaled_add(x: Tensor, update: Tensor, *, scale: float = 1.0, impl: str = "auto") -> Tensor:
-    r"""Adds a multiple of one tensor to another.
+def scaled_add(x: Tensor, update: Tensor, *, decay: float = 1.0, scale: float = 1.0, impl: str = "auto") -> Tensor:
+    r"""Adds a multiple of one tensor to a multiple of another.
 
-    .. math:: y = x + c \, u
+    .. math:: y = d \, x + c \, u
 
     Args:
         x: any shape.
         update: :math:`u`, of the shape of ``x``.
+        decay: :math:`d`.
         scale: :math:`c`.
         impl: ``"auto"``, or ``"torch"`` for the definition.
 
@@ -42,7 +43,7 @@ def scaled_add(x: Tensor, update: Tensor, *, scale: float = 1.0, impl: str = "au
     """
     x, update = promote("scaled_add", x=x, update=update)
     check(update.shape == x.shape, "scaled_add", "update", "of the shape of x", (update.shape, "x is", x.shape))
-    return _op(x, update, float(scale), impl=impl)
+    return _op(x, update, float(decay), float(scale), impl=impl)
 
 
 __all__ = ["scaled_add"]

@@ -5,5 +5,5 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def scaled_add(x: Tensor, update: Tensor, scale: float) -> Tensor:
-    return x + scale * update
+def scaled_add(x: Tensor, update: Tensor, decay: float, scale: float) -> Tensor:
+    return decay * x + scale * update
