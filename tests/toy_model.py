@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genkern import random
 from genkern.models import Batch, GenerativeModel, Loss, as_batch
 
 
@@ -42,8 +43,10 @@ class Pixels(GenerativeModel):
         return (-0.5 * ((x - mean) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
 
     def loss(self, batch: Batch | Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> Loss:
+        """Each sample has a random weight, so that the key and the offset can be seen in the weights of the model."""
         x = as_batch(batch).x
-        nll = -self.log_prob(x).mean()
+        weight = 1.0 if key is None else 0.5 + random.uniform(key, (len(x),), sample_offset=sample_offset)
+        nll = -(weight * self.log_prob(x)).mean()
         return Loss(nll, {"nll": nll.detach()})
 
     @torch.no_grad()
@@ -56,8 +59,13 @@ class Pixels(GenerativeModel):
         mean, log_std = self.logits.unbind(-1)
         return mean + temperature * log_std.exp() * torch.randn(n, *self.config.shape, generator=generator)
 
+    @torch.no_grad()
     def initialize(self, batch: Batch | Tensor, *, key: Tensor | None = None) -> None:
+        self.logits += 0.01 * as_batch(batch).x.double().mean()
         self.initialized.fill_(True)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return x
 
 
 PRESETS = {"toy-pixels": Config(), "toy-vectors": Config(shape=(2,), levels=None)}

@@ -17,7 +17,7 @@ def _toy_models(monkeypatch):
 def trained(config=None, dtype=torch.float32):
     model = Pixels(config or Config()).to(dtype)
     torch.nn.init.normal_(model.logits, generator=torch.Generator().manual_seed(0))
-    model.initialize(None)
+    model.initialize(torch.zeros(1))
     return model
 
 
@@ -57,7 +57,7 @@ def test_a_save_that_fails_leaves_the_old_model(tmp_path, monkeypatch):
 
 
 def test_capabilities_are_what_the_class_defines():
-    assert Pixels(Config()).capabilities == {"log_prob"}
+    assert Pixels(Config()).capabilities == {"log_prob", "reconstruct"}
     assert models.GenerativeModel(Config()).capabilities == set()
 
 

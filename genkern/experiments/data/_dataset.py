@@ -83,5 +83,6 @@ def shuffled(n: int, seed: int = 0) -> Tensor:
 
 def split_labelled(name: str, x: Tensor, y: Tensor, order: Tensor, sizes: tuple[int, int, int], levels: int) -> DataSet:
     """Consecutive parts of the samples in a given order."""
-    xs, ys = (tensor[order].split(list(sizes)) for tensor in (x, y))
-    return DataSet(name, *xs, levels=levels, labels=dict(zip(SPLITS, ys, strict=True)))
+    train, validation, test = x[order].split(list(sizes))
+    labels = dict(zip(SPLITS, y[order].split(list(sizes)), strict=True))
+    return DataSet(name, train, validation, test, levels=levels, labels=labels)

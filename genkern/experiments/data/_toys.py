@@ -28,8 +28,8 @@ def toy(
     key, n = random.key(0), sum(SIZES)
     uniforms = random.uniform(random.fold_in(key, 0), (n, 4)).double()
     normals = random.normal(random.fold_in(key, 1), (n, 2)).double()
-    parts = draw(uniforms, normals).float().split(list(SIZES))
-    return DataSet(name, *parts, entropy=entropy, log_density=log_density)
+    train, validation, test = draw(uniforms, normals).float().split(list(SIZES))
+    return DataSet(name, train, validation, test, entropy=entropy, log_density=log_density)
 
 
 def entropy_by_quadrature(log_density: Callable[[Tensor], Tensor], x: Range, y: Range, step: float) -> float:

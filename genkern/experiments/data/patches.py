@@ -37,18 +37,12 @@ def patches(name: str, size: int) -> DataSet:
 
 def photos(name: str, size: int) -> DataSet:
     """Four photographs to train on, one to validate, two to test."""
-    parts = {
-        "train": ("china.jpg", "astronaut.png", "chelsea.png", "motorcycle_left.png"),
-        "validation": ("rocket.jpg",),
-        "test": ("coffee.png", "flower.jpg"),
-    }
-    stride = {"train": size // 2, "validation": size, "test": size}
+    train = ("china.jpg", "astronaut.png", "chelsea.png", "motorcycle_left.png")
     return DataSet(
         name,
-        **{
-            part: torch.cat([cut(load_photo(f, name), size, stride[part]) for f in files])
-            for part, files in parts.items()
-        },
+        train=torch.cat([cut(load_photo(file, name), size, size // 2) for file in train]),
+        validation=cut(load_photo("rocket.jpg", name), size, size),
+        test=torch.cat([cut(load_photo(file, name), size, size) for file in ("coffee.png", "flower.jpg")]),
         levels=256,
     )
 
