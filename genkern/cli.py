@@ -64,7 +64,7 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="A field of the model's config; may be repeated."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. [default: runs/MODEL-DATA]", rich_help_panel=RUN_OPTIONS)
+        Path | None, typer.Option(help="Run folder (default: runs/MODEL-DATA).", rich_help_panel=RUN_OPTIONS)
     ] = None,
     resume: Annotated[
         bool,
