@@ -1,0 +1,260 @@
+"""The command line: ``genkern train | sample | models | info | bench``."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+try:
+    import typer
+except ImportError:
+    raise SystemExit("genkern's command line needs typer and rich: pip install 'genkern[train]'") from None
+
+from ._errors import Diverged, Interrupted
+
+if TYPE_CHECKING:
+    from .models import GenerativeModel
+
+# torch, matplotlib and Lightning are imported by the commands that need them, so that --help comes at once
+
+app = typer.Typer(
+    help="Deep generative models on fast, exact kernels: train them, sample from them, measure them.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+RUN_OPTIONS, MODEL_OPTIONS = "Run", "Optimisation"
+DATA_HELP = "Data set: digits, mnist, patches8, patches32, photos8, photos32, eight-gaussians, checkerboard, two-moons."
+
+
+@app.command(
+    epilog="Several processes: torchrun --nproc-per-node 2 -m genkern train MODEL ... (--batch-size is that of all)."
+)
+def train(
+    model: Annotated[str, typer.Argument(help="A preset; `genkern models` lists them.", show_default=False)],
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "digits",
+    steps: Annotated[int, typer.Option(help="Updates of the weights.", rich_help_panel=MODEL_OPTIONS)] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Samples a step.", rich_help_panel=MODEL_OPTIONS)] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.", rich_help_panel=MODEL_OPTIONS)] = 1e-3,
+    schedule: Annotated[str, typer.Option(help="cosine or constant.", rich_help_panel=MODEL_OPTIONS)] = "cosine",
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.", rich_help_panel=MODEL_OPTIONS)] = 100,
+    weight_decay: Annotated[float, typer.Option(help="Above 0: AdamW.", rich_help_panel=MODEL_OPTIONS)] = 0.0,
+    clip: Annotated[
+        float, typer.Option(help="Largest norm of the gradient (0: any).", rich_help_panel=MODEL_OPTIONS)
+    ] = 0.0,
+    ema: Annotated[
+        float, typer.Option(help="Decay of the average of the weights (0: none).", rich_help_panel=MODEL_OPTIONS)
+    ] = 0.999,
+    patience: Annotated[
+        int,
+        typer.Option(
+            help="Stop after so many evaluations without a better one (0: never).", rich_help_panel=MODEL_OPTIONS
+        ),
+    ] = 0,
+    precision: Annotated[
+        str, typer.Option(help="32, bf16 or 16 (mixed), or 64.", rich_help_panel=MODEL_OPTIONS)
+    ] = "32",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A field of the model's config; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder (default: runs/MODEL-DATA).", rich_help_panel=RUN_OPTIONS)
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in the folder, if there is one.", rich_help_panel=RUN_OPTIONS
+        ),
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUN_OPTIONS)] = "auto",
+    seed: Annotated[int, typer.Option(help="Of weights, noise and order.", rich_help_panel=RUN_OPTIONS)] = 0,
+    evaluate_every: Annotated[int, typer.Option(help="Steps.", rich_help_panel=RUN_OPTIONS)] = 100,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps.", rich_help_panel=RUN_OPTIONS)] = 100,
+) -> None:
+    """Train a model and leave a run folder: config, metrics, checkpoint, best model, pictures, summary.
+
+    Killed at any moment, the same command with --resume goes on, and ends with the same weights.
+    """
+    from . import experiments
+    from .experiments.progress import for_terminal
+
+    config = experiments.TrainConfig(
+        model=model, data=data, options=_options(set_ or []), steps=steps, batch_size=batch_size, lr=lr,
+        schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, ema=ema, patience=patience,
+        precision=precision, seed=seed, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    folder = out or Path("runs") / f"{model}-{data}"
+    summary = experiments.train(config, folder, device=device, resume=resume, report=for_terminal())
+    if summary:
+        _print_summary(summary, folder)
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(help="A run folder, or the folder of a saved model.", show_default=False)],
+    n: Annotated[int, typer.Option("--n", "-n", help="Samples.")] = 64,
+    temperature: Annotated[float, typer.Option(help="Below 1: closer to the mode.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="A picture (.png) or an array (.npy).")] = Path("samples.png"),
+    seed: Annotated[int, typer.Option(help="The same seed draws the same samples.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Draw samples from a trained model."""
+    import torch
+
+    from . import random
+    from ._files import write_atomically
+    from .experiments import data
+    from .experiments.run import Run
+    from .experiments.summary import save_samples
+
+    if n < 1:
+        raise ValueError(f"--n must be positive, got {n}.")
+    if out.suffix not in (".png", ".npy"):
+        raise ValueError(f"--out must end in .png or .npy, got {out}.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = _load(run).to(device)
+    key = random.key(seed, device=device)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npy":
+        import numpy
+
+        with torch.no_grad():
+            samples = model.sample(n, key=key, temperature=temperature).cpu().numpy()
+        write_atomically(out, lambda path: numpy.save(path, samples))
+    else:
+        written = Run(run).read_config() or {}
+        data_set = data.load(written["data"]) if written and model.config.levels is None else None
+        save_samples(out, model, key, n=n, temperature=temperature, data_set=data_set)
+    print(f"{n} samples: {out}")
+
+
+@app.command()
+def models() -> None:
+    """List the models and their presets."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .models import presets
+
+    table = Table("preset", "model", "can say", "config", box=None, header_style="bold", pad_edge=False)
+    for name, (model, config) in presets().items():
+        fields = ", ".join(f"{field}={value!r}" for field, value in dataclasses.asdict(config).items())
+        can = sorted(word for word in _capabilities(model))
+        table.add_row(name, model.__name__, ", ".join(can), fields)
+    Console().print(table)
+
+
+@app.command()
+def info() -> None:
+    """Versions, what was built, and which backend every op would run on, and why."""
+    import genkern
+
+    report = getattr(genkern, "info", None)
+    for name, value in (report() if report else _versions()).items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for inner, what in value.items():
+                print(f"  {inner}: {what}")
+        else:
+            print(f"{name}: {value}")
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Measure genkern against eager PyTorch and torch.compile (`genkern bench --help`)."""
+    import importlib
+
+    runner = importlib.import_module("genkern.bench")
+    sys.exit(runner.main(context.args))
+
+
+def main() -> None:
+    """Runs a command; what a user can do something about is one line on stderr, not a stack trace."""
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="genkern", standalone_mode=False))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except Exception as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    """One line for the errors that genkern and the command line raise on purpose; others keep their trace."""
+    code = getattr(error, "exit_code", 1)  # of a command line that cannot be understood: 2
+    if hasattr(error, "format_message"):
+        message = error.format_message()
+        if getattr(error, "ctx", None) is not None:
+            message += f" (see {error.ctx.command_path} --help)"  # type: ignore[attr-defined]
+    elif isinstance(error, ValueError | ImportError | OSError | Diverged | Interrupted):
+        message = str(error)
+        code = 130 if isinstance(error, Interrupted) else 1
+    else:
+        raise error
+    if os.environ.get("GENKERN_DEBUG") == "1":
+        raise error
+    if os.environ.get("RANK", "0") == "0":
+        print(f"genkern: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _options(assignments: list[str]) -> dict[str, Any]:
+    """``["hidden=64"]`` as ``{"hidden": 64}``; what is not a Python literal is a string."""
+    options = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes NAME=VALUE, got {assignment!r}.")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def _load(folder: Path) -> GenerativeModel:
+    from . import models
+    from .models._base import WEIGHTS
+
+    for place in (folder / "best", folder):
+        if (place / WEIGHTS).is_file():
+            return models.load(place)
+    raise ValueError(f"{folder} is neither a run with a best model nor a saved model.")
+
+
+def _capabilities(model: type[GenerativeModel]) -> list[str]:
+    from .models._base import CAPABILITIES
+
+    return [name for name in CAPABILITIES if callable(getattr(model, name, None))]
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    import torch
+
+    from . import __version__
+
+    return {"genkern": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = {f"{summary['data']}, test part, {summary['model']}": summary["test"], **summary["baselines"]}
+    for i, (name, value) in enumerate(rows.items()):
+        table.add_row(name, f"{value:.4f}", summary["unit"], style="bold" if i == 0 else "")
+    if "reconstruction" in summary:
+        error = summary["reconstruction"]
+        table.add_row("reconstruction error", f"{error['rmse']:.2e}", f"rmse ({error['max']:.2e} at most)")
+    console = Console()
+    console.print(table)
+    console.print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; everything is in {folder}", highlight=False)
