@@ -66,7 +66,7 @@ class Op:
             grads = ", ".join(f"Tensor grad_{i}" for i in range(self.outputs))
             returns = ", ".join(["Tensor"] * len(self.differentiable))
             returns = returns if len(self.differentiable) == 1 else f"({returns})"
-            needs = "".join(f", bool needs_{argument}" for argument in differentiable) if selective else ""
+            needs = "".join(f", bool needs_{argument}=True" for argument in differentiable) if selective else ""
             schema = f"{name}_backward({grads}, {arguments}{needs}) -> {returns}"
             LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
             self.overload_backward = getattr(torch.ops.genkern, f"{name}_backward").default
@@ -104,7 +104,7 @@ class Op:
         """Arguments of the backward op: gradients of the outputs, inputs, and which inputs need a gradient."""
         count = len(self.arguments)
         grads, inputs, needs = args[: self.outputs], args[self.outputs :][:count], args[self.outputs + count :]
-        return grads, inputs, [i for k, i in enumerate(self.differentiable) if not self.selective or needs[k]]
+        return grads, inputs, [i for k, i in enumerate(self.differentiable) if k >= len(needs) or needs[k]]
 
     def _dtype(self, args: Sequence[Any]) -> torch.dtype | None:
         return next((a.dtype for a in args if _is_floating(a)), None)
