@@ -52,4 +52,11 @@ inline int64_t sites_of(const Tensor& tensor) {
   return sites;
 }
 
+// Runs f over ranges of the units of a shape, on torch's threads.
+template <typename F>
+void parallel_units(const Channels& shape, const F& f) {
+  constexpr int64_t grain = 16384;  // elements a thread should have at least
+  parallel(shape.units(), grain / std::max<int64_t>(shape.unit_size(), 1), f);
+}
+
 }  // namespace genkern

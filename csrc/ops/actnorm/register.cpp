@@ -6,13 +6,6 @@
 namespace genkern::actnorm {
 namespace {
 
-constexpr int64_t GRAIN = 16384;  // elements a thread should have at least
-
-template <typename F>
-void parallel_units(const Channels& shape, const F& f) {
-  parallel(shape.units(), GRAIN / std::max<int64_t>(shape.unit_size(), 1), f);
-}
-
 template <typename A>
 Parameters<A> parameters_of(const Channels& shape, const Tensor& log_scale, const Tensor& before, const Tensor& after,
                             bool inverse) {
