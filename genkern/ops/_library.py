@@ -45,6 +45,7 @@ class Op:
         differentiable: Sequence[str] = (),
         wide: Sequence[int] = (),
         second_order: bool = True,
+        selective: bool = False,
     ):
         self.name, self.definition, self.wide, self.second_order = (
             name,
@@ -52,6 +53,7 @@ class Op:
             frozenset(wide),
             second_order,
         )
+        self.selective = selective
         self.arguments = tuple(inspect.signature(reference).parameters)
         self.differentiable = tuple(self.arguments.index(argument) for argument in differentiable)
         self.outputs = schema.split("->")[1].count("Tensor")
@@ -64,7 +66,9 @@ class Op:
             grads = ", ".join(f"Tensor grad_{i}" for i in range(self.outputs))
             returns = ", ".join(["Tensor"] * len(self.differentiable))
             returns = returns if len(self.differentiable) == 1 else f"({returns})"
-            LIBRARY.define(f"{name}_backward({grads}, {arguments}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
+            needs = "".join(f", bool needs_{argument}=True" for argument in differentiable) if selective else ""
+            schema = f"{name}_backward({grads}, {arguments}{needs}) -> {returns}"
+            LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
             self.overload_backward = getattr(torch.ops.genkern, f"{name}_backward").default
             torch.library.register_fake(f"genkern::{name}_backward", self._fake_backward, lib=LIBRARY)
             torch.library.register_vmap(f"genkern::{name}_backward", _vmap_rule(self.reference_backward), lib=LIBRARY)
@@ -88,18 +92,19 @@ class Op:
         return tuple(out if i in self.wide else out.to(dtype) for i, out in enumerate(outputs))
 
     def reference_backward(self, *args: Any) -> Any:
-        """The vector-Jacobian product of the definition: (grads of outputs, inputs) -> grads of inputs."""
-        grads, inputs = args[: self.outputs], args[self.outputs :]
-        primals = tuple(inputs[i] for i in self.differentiable)
-        pullback = torch.func.vjp(lambda *new: self.reference(*self._replace(inputs, new)), *primals)[1]
-        result = pullback(grads[0] if self.outputs == 1 else tuple(grads))
+        """The vector-Jacobian product of the definition: (grads of outputs, inputs[, needs]) -> grads of inputs."""
+        grads, inputs, positions = self._split_backward(args)
+        grads_of_inputs = _pull_back(self.reference, inputs, grads, positions)
+        result = tuple(
+            grads_of_inputs[i] if i in positions else inputs[i].new_zeros(0) for i in self.differentiable
+        )
         return result[0] if len(result) == 1 else result
 
-    def _replace(self, args: Sequence[Any], new: Sequence[Any]) -> list[Any]:
-        replaced = list(args)
-        for i, value in zip(self.differentiable, new, strict=True):
-            replaced[i] = value
-        return replaced
+    def _split_backward(self, args: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], list[int]]:
+        """Arguments of the backward op: gradients of the outputs, inputs, and which inputs need a gradient."""
+        count = len(self.arguments)
+        grads, inputs, needs = args[: self.outputs], args[self.outputs :][:count], args[self.outputs + count :]
+        return grads, inputs, [i for k, i in enumerate(self.differentiable) if k >= len(needs) or needs[k]]
 
     def _dtype(self, args: Sequence[Any]) -> torch.dtype | None:
         return next((a.dtype for a in args if _is_floating(a)), None)
@@ -161,8 +166,9 @@ class Op:
             @staticmethod
             def backward(ctx: Any, *grads: Any) -> Any:
                 inputs = _saved(ctx)
-                result = _run(op._function_backward, op.overload_backward, (*grads, *inputs))
-                return op._spread(result, len(inputs))
+                needs = [_is_needed(ctx, i, inputs) for i in op.differentiable] if op.selective else []
+                result = _run(op._function_backward, op.overload_backward, (*grads, *inputs, *needs))
+                return op._spread(result, len(inputs), needs)
 
             @staticmethod
             def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -203,11 +209,12 @@ class Op:
         Backward.__name__ = Backward.__qualname__ = f"{self.name}_backward"
         return Backward
 
-    def _spread(self, grads: Any, length: int) -> tuple[Any, ...]:
+    def _spread(self, grads: Any, length: int, needs: Sequence[bool]) -> tuple[Any, ...]:
         """Gradients of the differentiable inputs, set among None for all the others."""
         spread: list[Any] = [None] * length
-        for i, grad in zip(self.differentiable, (grads,) if isinstance(grads, Tensor) else grads, strict=True):
-            spread[i] = grad
+        grads = (grads,) if isinstance(grads, Tensor) else grads
+        for k, (i, grad) in enumerate(zip(self.differentiable, grads, strict=True)):
+            spread[i] = grad if not needs or needs[k] else None
         return tuple(spread)
 
     # -- the compiled face --------------------------------------------------------------------------------------
@@ -218,7 +225,8 @@ class Op:
             outputs = self._fake(*inputs)
             like = (outputs,) if isinstance(outputs, Tensor) else outputs
             dense = [torch.zeros_like(out) if g is None else g for g, out in zip(grads, like, strict=True)]
-            return self._spread(self.overload_backward(*dense, *inputs), len(inputs))
+            needs = [ctx.needs_input_grad[i] for i in self.differentiable] if self.selective else []
+            return self._spread(self.overload_backward(*dense, *inputs, *needs), len(inputs), needs)
 
         def second(ctx: Any, *grads: Any) -> Any:
             saved = _saved(ctx)
@@ -236,8 +244,10 @@ class Op:
             return self.reference(*args)
 
     def _fake_backward(self, *args: Any) -> Any:
-        inputs = args[self.outputs :]
-        result = tuple(torch.empty_like(inputs[i]) for i in self.differentiable)
+        _, inputs, positions = self._split_backward(args)
+        result = tuple(
+            torch.empty_like(inputs[i]) if i in positions else inputs[i].new_empty(0) for i in self.differentiable
+        )
         return result[0] if len(result) == 1 else result
 
     # -- CUDA: a Triton launcher in genkern/ops/<name>/triton.py, imported at the first call ---------------------
@@ -267,6 +277,8 @@ def define_op(name: str, reference: Callable[..., Any], **description: Any) -> O
         schema: ``"(Tensor x, ...) -> (Tensor, Tensor)"``, in the dispatcher's language.
         differentiable: names of the tensor arguments that have a gradient.
         wide: indices of the outputs that are float32 or wider whatever the input.
+        selective: the backward kernel takes a ``needs_<argument>`` flag for each differentiable argument, and returns
+            an empty tensor for a gradient that nobody asked for: a gradient penalty does not pay for the parameters.
     """
     if name in OPS:
         raise ValueError(f"define_op: {name!r} is defined already.")
@@ -323,6 +335,17 @@ def _save(ctx: Any, inputs: Sequence[Any]) -> None:
 def _saved(ctx: Any) -> list[Any]:
     tensors = iter(ctx.saved_tensors)
     return [next(tensors) if entry is None else entry[0] for entry in ctx.plain]
+
+
+def _is_needed(ctx: Any, position: int, inputs: Sequence[Any]) -> bool:
+    """Whether the backward under way will use the gradient of an input; ``needs_input_grad`` is about the graph only."""
+    if not ctx.needs_input_grad[position]:
+        return False
+    edge = sum(isinstance(value, Tensor) for value in inputs[:position])
+    try:
+        return torch._C._will_engine_execute_node(ctx.next_functions[edge][0])
+    except RuntimeError:  # a leaf that autograd.grad was asked for
+        return True
 
 
 def _closed(function: Callable[..., Any], args: Sequence[Any], positions: Sequence[int]) -> Callable[..., Any]:

@@ -1,0 +1,160 @@
+#include "flow_batch_norm.h"
+
+#include "../../common/reduce.h"
+
+namespace genkern::flow_batch_norm {
+namespace {
+
+constexpr int64_t BLOCK = Channels::PER_SUM;  // elements that are read twice, the second time from the cache
+
+template <typename A>
+struct Deviations {
+  A sum, squares;  // of x - about
+};
+
+// Sums of x - about and of its square over a block of at most BLOCK elements.
+template <typename T, typename A>
+GENKERN_INLINE Deviations<A> deviations(const T* __restrict x, int64_t n, A about) {
+  A sums[LANES] = {}, squares[LANES] = {};
+  const int64_t whole = n - n % LANES;
+  for (int64_t i = 0; i < whole; i += LANES) {
+#pragma omp simd
+    for (int j = 0; j < LANES; j++) {
+      const A d = load(x[i + j]) - about;
+      sums[j] += d, squares[j] += d * d;
+    }
+  }
+#pragma omp simd
+  for (int64_t i = whole; i < n; i++) {
+    const A d = load(x[i]) - about;
+    sums[i - whole] += d, squares[i - whole] += d * d;
+  }
+  return {sum_of_lanes(sums), sum_of_lanes(squares)};
+}
+
+// Two passes over each block: about its first element, and about the mean that this gives.
+template <typename T, typename A>
+GENKERN_INLINE void moments_run_loop(const T* __restrict x, int64_t n, Moments* __restrict sums) {
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t count = n - first < BLOCK ? n - first : BLOCK;
+    const A origin = load(x[first]);
+    const A about = origin + deviations<T, A>(x + first, count, origin).sum / A(count);
+    const Deviations<A> rest = deviations<T, A>(x + first, count, about);
+    const double off = double(rest.sum) / double(count);
+    sums->add(double(count), about + off, rest.squares - off * rest.sum);
+  }
+}
+
+template <typename T, typename A>
+GENKERN_INLINE void sum_row_loop(const T* __restrict x, int64_t n, const A* __restrict about, A* __restrict sums) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) sums[i] += load(x[i]) - about[i];
+}
+
+template <typename T, typename A>
+GENKERN_INLINE void square_row_loop(const T* __restrict x, int64_t n, const A* __restrict about, A* __restrict sums,
+                                    A* __restrict squares) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
+    const A d = load(x[i]) - about[i];
+    sums[i] += d, squares[i] += d * d;
+  }
+}
+
+template <typename T, typename A>
+GENKERN_INLINE void combine_run_loop(const T* __restrict grad_y, const T* __restrict x, T* __restrict grad_x, int64_t n,
+                                     A center, A mantissa, A power, A slope, A offset) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    grad_x[i] = store<T>(load(grad_y[i]) * mantissa * power + (slope * (load(x[i]) + center) + offset));
+}
+
+template <typename T, typename A>
+GENKERN_INLINE void combine_row_loop(const T* __restrict grad_y, const T* __restrict x, T* __restrict grad_x, int64_t n,
+                                     const A* __restrict center, const A* __restrict mantissa, const A* __restrict power,
+                                     const A* __restrict slope, const A* __restrict offset) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    grad_x[i] = store<T>(load(grad_y[i]) * mantissa[i] * power[i] + (slope[i] * (load(x[i]) + center[i]) + offset[i]));
+}
+
+#define GENKERN_DEFINE(T, A)                                                                                         \
+  GENKERN_CLONES void moments_run(const T* x, int64_t n, Moments* sums) { moments_run_loop<T, A>(x, n, sums); }      \
+  GENKERN_CLONES void sum_row(const T* x, int64_t n, const A* about, A* sums) { sum_row_loop(x, n, about, sums); }   \
+  GENKERN_CLONES void square_row(const T* x, int64_t n, const A* about, A* sums, A* squares) {                       \
+    square_row_loop(x, n, about, sums, squares);                                                                     \
+  }                                                                                                                  \
+  GENKERN_CLONES void combine_run(const T* grad_y, const T* x, T* grad_x, int64_t n, A center, A mantissa, A power,  \
+                                  A slope, A offset) {                                                               \
+    combine_run_loop(grad_y, x, grad_x, n, center, mantissa, power, slope, offset);                                  \
+  }                                                                                                                  \
+  GENKERN_CLONES void combine_row(const T* grad_y, const T* x, T* grad_x, int64_t n, const A* center,                \
+                                  const A* mantissa, const A* power, const A* slope, const A* offset) {              \
+    combine_row_loop(grad_y, x, grad_x, n, center, mantissa, power, slope, offset);                                  \
+  }
+GENKERN_DEFINE(float, float)
+GENKERN_DEFINE(double, double)
+GENKERN_DEFINE(Half, float)
+GENKERN_DEFINE(BFloat16, float)
+
+// The rows of a unit, read twice: about the first row, and about the means that this gives.
+template <typename T, typename A = arithmetic_t<T>>
+void moments_of_rows(const Channels& shape, const Channels::Unit& unit, const T* x, Moments* partial) {
+  A about[Channels::WIDTH], sums[Channels::WIDTH] = {}, rest[Channels::WIDTH] = {}, squares[Channels::WIDTH] = {};
+  int64_t whole = 0, tail = 0;  // rows, and columns of the last row where that is cut short
+  shape.pieces(unit, [&](int64_t at, int64_t n, int64_t) {
+    if (whole == 0)
+      for (int64_t i = 0; i < n; i++) about[i] = load(x[at + i]);
+    n == unit.count ? whole++ : tail = n;
+    sum_row(x + at, n, about, sums);
+  });
+  const int64_t columns = whole > 0 ? unit.count : tail;
+  for (int64_t i = 0; i < columns; i++) about[i] += sums[i] / A(whole + (i < tail));
+  shape.pieces(unit, [&](int64_t at, int64_t n, int64_t) { square_row(x + at, n, about, rest, squares); });
+  for (int64_t i = 0; i < columns; i++) {
+    const double count = double(whole + (i < tail)), off = double(rest[i]) / count;
+    partial[shape.channel(unit.first + i)].add(count, about[i] + off, squares[i] - off * rest[i]);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void moments(const Channels& shape, const void* x, Moments* partial, int64_t begin, int64_t end) {
+  const T* from = static_cast<const T*>(x);
+  for (int64_t number = begin; number < end; number++) {
+    const Channels::Unit unit = shape.unit(number);
+    Moments* sums = partial + unit.slot * shape.channels;
+    if (shape.columns)
+      moments_of_rows(shape, unit, from, sums);
+    else
+      shape.pieces(unit, [&](int64_t at, int64_t n, int64_t c) { moments_run(from + at, n, sums + c); });
+  }
+}
+
+template <typename T>
+void combine(const Channels& shape, const actnorm::Parameters<arithmetic_t<T>>& parameters,
+             const arithmetic_t<T>* slope, const void* grad_y, const void* x, void* grad_x, int64_t begin, int64_t end) {
+  const auto& [center, mantissa, power, offset] = parameters;
+  const T *g = static_cast<const T*>(grad_y), *from = static_cast<const T*>(x);
+  T* to = static_cast<T*>(grad_x);
+  for (int64_t number = begin; number < end; number++) {
+    shape.pieces(shape.unit(number), [&](int64_t at, int64_t n, int64_t p) {
+      if (shape.columns)
+        combine_row(g + at, from + at, to + at, n, &center[p], &mantissa[p], &power[p], slope + p, &offset[p]);
+      else
+        combine_run(g + at, from + at, to + at, n, center[p], mantissa[p], power[p], slope[p], offset[p]);
+    });
+  }
+}
+
+#define GENKERN_INSTANTIATE(T)                                                                                    \
+  template void moments<T>(const Channels&, const void*, Moments*, int64_t, int64_t);                             \
+  template void combine<T>(const Channels&, const actnorm::Parameters<arithmetic_t<T>>&, const arithmetic_t<T>*,  \
+                           const void*, const void*, void*, int64_t, int64_t);
+GENKERN_INSTANTIATE(float)
+GENKERN_INSTANTIATE(double)
+GENKERN_INSTANTIATE(Half)
+GENKERN_INSTANTIATE(BFloat16)
+
+}  // namespace genkern::flow_batch_norm
