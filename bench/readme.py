@@ -35,8 +35,8 @@ def table(results: Results, source: str) -> str:
         "",
         f"Time over genkern's, medians of interleaved rounds; {LOSES} where genkern is slower. *copies*: genkern's"
         f" time, forward / forward+backward, over that of a `copy_` of x. {facts['machine']},"
-        f" {facts['threads']} threads, torch {facts['versions']['torch']}, {rows[0].dtype}, {facts['allocator']} allocator,"
-        f" commit {facts['commit'] or 'unknown'}, {facts['date']}: [all figures]({source}).",
+        f" {facts['threads']} threads, torch {facts['versions']['torch']}, {rows[0].dtype}, {facts['allocator']}"
+        f" allocator, commit {facts['commit'] or 'unknown'}, {facts['date']}: [all figures]({source}).",
     ]
     return "\n".join(lines)
 
