@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         " default: malloc as it comes, which pays page faults for every large tensor; both: one after the other",
     )
     parser.add_argument("--json", type=Path, metavar="F", help="write the results")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="write DIR/<machine>-<date>.json")
     parser.add_argument("--markdown", type=Path, metavar="F", help="write a report")
     parser.add_argument("--plot", type=Path, metavar="F", help="write a PNG (needs matplotlib)")
     return parser
@@ -84,11 +85,16 @@ def _run(words: list[str]) -> int:
     print(head(results), table.heading(), sep="\n", flush=True)
     results.rows = run(workloads, options, results.machine, lambda row: print(table.row(row), flush=True))
     results.provenance["load_after"] = load()
-    if arguments.allocator == "both" and allocator == "warm":
-        results.rows += _other_process(words)
     print(legend(results))
+    if arguments.allocator == "both" and allocator == "warm":
+        print(flush=True)
+        results.rows += _other_process(words)
     if arguments.json:
         results.save(arguments.json)
+    if arguments.results:
+        path = arguments.results / results.file_name()
+        results.save(path)
+        print(f"wrote {path}")
     if arguments.plot:
         try:
             plot(results, arguments.plot)
@@ -106,7 +112,7 @@ def _other_process(words: list[str]) -> list:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "default.json"
-        kept = _without(words, ("--json", "--markdown", "--plot", "--allocator"))
+        kept = _without(words, ("--json", "--results", "--markdown", "--plot", "--allocator"))
         subprocess.run(
             [sys.executable, "-m", "genkern.bench", *kept, "--allocator", "default", "--json", str(path)], check=False
         )

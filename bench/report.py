@@ -66,8 +66,15 @@ def cells(row: Row, wide: bool = False) -> list[str]:
         cell(row, "eager", wide),
         cell(row, "compile", wide),
         others(row, wide),
-        size(ours.saved_bytes) if row.mode == TRAIN else "–",
+        _memory(row),
     ]
+
+
+def _memory(row: Row) -> str:
+    ours = row.providers["genkern"]
+    found = [size(ours.saved_bytes)] if row.mode == TRAIN else []
+    found += [f"peak {size(ours.peak_bytes)}"] if ours.peak_bytes is not None else []
+    return ", ".join(found) or "–"
 
 
 def loses(row: Row) -> bool:
@@ -129,6 +136,9 @@ def legend(results: Results) -> str:
     noisy = sum(row.noisy for row in rows)
     if noisy:
         lines.append(f"{NOISE} the machine was busy: a plain copy's time varied by more than a third ({noisy} rows)")
+    load, cores = results.provenance["load"], results.provenance["cores"]
+    if load and load[0] > cores:
+        lines.append(f"the load was {load[0]:.1f} on {cores} cores: trust ratios, not milliseconds")
     wrong = [row for row in rows if any(t.status.startswith("WRONG") for t in row.providers.values())]
     if wrong:
         lines.append(f"WRONG: values disagree with the float64 reference, so nothing was timed ({len(wrong)} rows)")

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,12 @@ class Results:
         content = {"schema": SCHEMA, **asdict(self)}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(_rounded(content), indent=1) + "\n")
+
+    def file_name(self) -> str:
+        """``<machine>-<date>.json``, in letters that every file system takes."""
+        machine = re.sub(r"\((R|TM)\)|processor|CPU|NVIDIA", "", self.provenance["machine"], flags=re.I)
+        words = re.findall(r"[a-z0-9.]+", machine.lower())
+        return "-".join([*words, self.provenance["date"].split(" ")[0]]) + ".json"
 
     @classmethod
     def load(cls, path: str | Path) -> Results:

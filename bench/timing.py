@@ -98,11 +98,14 @@ def interleave(
     timer: Timer,
     *,
     budget: float,
-    block: float = 3e-3,
+    block: float = 2e-4,
     rounds: tuple[int, int] = (7, 200),
     seed: int = 0,
 ) -> dict[str, list[float]]:
     """Times the functions in rounds, each once a round and in a new order; seconds a call, round by round.
+
+    A turn is a single call unless that is too short for the clock, so that everyone, the copy too, finds the caches as
+    someone else left them: repeated calls on the same small tensors would time a cache that no model has.
 
     Args:
         functions: by name; warm already.

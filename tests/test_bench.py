@@ -179,7 +179,7 @@ def test_ratios_are_those_of_the_clock():
     functions = {"slow": lasting(6e-3), "fast": lasting(2e-3)}
     times = timing.interleave(functions, Clock(), budget=0.2)
     assert timing.ratio(times["slow"], times["fast"]) == Spread(3.0, 3.0, 3.0)
-    assert len(times["slow"]) == len(times["fast"]) == int(0.2 / (6e-3 + 2 * 2e-3))
+    assert len(times["slow"]) == len(times["fast"]) == int(0.2 / (6e-3 + 2e-3))
 
 
 def test_a_disturbance_that_hits_a_whole_round_leaves_the_ratio_alone():
@@ -235,6 +235,14 @@ def test_results_come_back_from_json_as_they_were(tmp_path):
     before = results(a_row(), a_row("other", copies=None, roofline=None))
     before.save(tmp_path / "a.json")
     assert Results.load(tmp_path / "a.json") == before
+
+
+def test_results_are_named_after_machine_and_day():
+    found = results()
+    found.provenance |= {"machine": "NVIDIA H200", "date": "2026-01-02 03:04 UTC"}
+    assert found.file_name() == "h200-2026-01-02.json"
+    found.provenance["machine"] = "Intel(R) Xeon(R) Processor @ 2.80GHz"
+    assert found.file_name() == "intel-xeon-2.80ghz-2026-01-02.json"
 
 
 def test_results_of_another_schema_are_refused(tmp_path):

@@ -14,8 +14,10 @@ from ..registry import FORWARD, MODES, Function, Inputs, Rival, Workload, seeded
 GLOW = (64, 48, 16, 16)
 
 
-def rotation(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q.to(device, dtype)
+def mixing(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Near a rotation, but with a determinant that is not 1."""
+    noise = torch.randn(channels, channels, dtype=torch.float64)
+    return (1.1 * torch.linalg.qr(noise).Q + 0.02 * noise).to(device, dtype)
 
 
 def products(shape: tuple[int, ...]) -> int:
@@ -31,7 +33,7 @@ BARE = {"bare conv2d": Rival(bare_conv, same_values=False)}
 
 def convolution(shape: tuple[int, ...], inverse: bool = False, **description: Any) -> Workload:
     def make(device: torch.device, dtype: torch.dtype) -> Inputs:
-        return seeded(shape, device, dtype), rotation(shape[1], device, dtype)
+        return seeded(shape, device, dtype), mixing(shape[1], device, dtype)
 
     def run(impl: str) -> Function:
         return lambda x, weight: invertible_conv1x1(x, weight, inverse=inverse, impl=impl)
@@ -47,7 +49,7 @@ def folded(shape: tuple[int, ...], **description: Any) -> Workload:
     def make(device: torch.device, dtype: torch.dtype) -> Inputs:
         channels = shape[1:2]
         parameters = 0.1 * seeded(channels, device, dtype), seeded(channels, device, dtype)
-        return seeded(shape, device, dtype), rotation(shape[1], device, dtype), *parameters
+        return seeded(shape, device, dtype), mixing(shape[1], device, dtype), *parameters
 
     def run(impl: str) -> Function:
         def two_layers(x: Tensor, weight: Tensor, log_scale: Tensor, bias: Tensor):
@@ -69,7 +71,7 @@ def determinants(count: int, channels: int, inverses: bool) -> Workload:
     """All weights of a model at once, as a list of parameters."""
 
     def make(device: torch.device, dtype: torch.dtype) -> Inputs:
-        return tuple(rotation(channels, device, dtype) for _ in range(count))
+        return tuple(mixing(channels, device, dtype) for _ in range(count))
 
     def run(impl: str) -> Function:
         if not inverses:
