@@ -1,0 +1,1 @@
+"""One file for each op, named as its folder in `genkern/ops`, with a list `WORKLOADS`."""

@@ -1,0 +1,47 @@
+"""Couplings of Glow (32x32 pictures, second level: 48 channels of 16x16) and of RealNVP on vectors."""
+
+from typing import Any
+
+import torch
+
+from genkern.ops import additive_coupling, affine_coupling
+
+from ..registry import FORWARD, MODES, Function, Inputs, Workload, seeded, shape_name
+
+GLOW, VECTORS, TINY = (64, 48, 16, 16), (4096, 64), (4, 8)
+
+
+def coupling(scale: str, shape: tuple[int, ...], inverse: bool = False, **description: Any) -> Workload:
+    def make(device: torch.device, dtype: torch.dtype) -> Inputs:
+        return seeded(shape, device, dtype), seeded(shape, device, dtype)
+
+    def run(impl: str) -> Function:
+        return lambda x, params: affine_coupling(x, params, scale=scale, inverse=inverse, impl=impl)
+
+    modes = (FORWARD,) if inverse else MODES
+    name = f"{scale} {'inverse ' if inverse else ''}{shape_name(shape)}"
+    return Workload(name, make, run, modes=modes, **description)
+
+
+def additive(shape: tuple[int, ...]) -> Workload:
+    def make(device: torch.device, dtype: torch.dtype) -> Inputs:
+        return seeded(shape, device, dtype), seeded((shape[0], shape[1] // 2, *shape[2:]), device, dtype)
+
+    def run(impl: str) -> Function:
+        return lambda x, shift: additive_coupling(x, shift, impl=impl)
+
+    return Workload(f"additive {shape_name(shape)}", make, run, backward_reads=())
+
+
+WORKLOADS = [
+    coupling("sigmoid", GLOW, quick=("eager", "compile")),
+    coupling("sigmoid", VECTORS),
+    coupling("sigmoid", GLOW, inverse=True),
+    coupling("tanh", GLOW),
+    coupling("tanh", VECTORS),
+    coupling("exp", GLOW),
+    coupling("exp", VECTORS),
+    additive(GLOW),
+    additive(VECTORS),
+    coupling("sigmoid", TINY, launch=True),
+]
