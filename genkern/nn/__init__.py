@@ -1,0 +1,31 @@
+"""Drop-in `torch.nn.Module` layers made of genkern's operations."""
+
+from .flows import (
+    ActNorm,
+    AdditiveCoupling,
+    AffineCoupling,
+    ChannelAffine,
+    Flow,
+    FlowBatchNorm,
+    FlowSequential,
+    Inverse,
+    InvertibleConv1x1,
+    Split,
+    Squeeze,
+    Unsqueeze,
+)
+
+__all__ = [
+    "ActNorm",
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "ChannelAffine",
+    "Flow",
+    "FlowBatchNorm",
+    "FlowSequential",
+    "Inverse",
+    "InvertibleConv1x1",
+    "Split",
+    "Squeeze",
+    "Unsqueeze",
+]
