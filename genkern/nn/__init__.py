@@ -5,6 +5,7 @@ from .flows import (
     AdditiveCoupling,
     AffineCoupling,
     ChannelAffine,
+    Flatten,
     Flow,
     FlowBatchNorm,
     FlowSequential,
@@ -13,6 +14,7 @@ from .flows import (
     Split,
     Squeeze,
     Unsqueeze,
+    checkerboard,
 )
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "ChannelAffine",
+    "Flatten",
     "Flow",
     "FlowBatchNorm",
     "FlowSequential",
@@ -28,4 +31,5 @@ __all__ = [
     "Split",
     "Squeeze",
     "Unsqueeze",
+    "checkerboard",
 ]

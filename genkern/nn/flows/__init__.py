@@ -8,17 +8,18 @@ float32 or wider.
 from .actnorm import ActNorm, ChannelAffine
 from .batch_norm import FlowBatchNorm
 from .conv1x1 import InvertibleConv1x1
-from .coupling import AdditiveCoupling, AffineCoupling
+from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
 from .flow import Flow, Inverse
 from .sequential import FlowSequential
 from .split import Split
-from .squeeze import Squeeze, Unsqueeze
+from .squeeze import Flatten, Squeeze, Unsqueeze
 
 __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
     "ChannelAffine",
+    "Flatten",
     "Flow",
     "FlowBatchNorm",
     "FlowSequential",
@@ -27,4 +28,5 @@ __all__ = [
     "Split",
     "Squeeze",
     "Unsqueeze",
+    "checkerboard",
 ]

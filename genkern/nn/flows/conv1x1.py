@@ -33,14 +33,10 @@ class InvertibleConv1x1(Flow):
     permutation: Tensor
     signs: Tensor
 
-    def __init__(
-        self, channels: int, parameterization: str = "plu", *, actnorm: bool = False, bias: bool = False
-    ):
+    def __init__(self, channels: int, parameterization: str = "plu", *, actnorm: bool = False, bias: bool = False):
         super().__init__()
         if parameterization not in ("plu", "free"):
-            raise ValueError(
-                f"InvertibleConv1x1: parameterization must be 'plu' or 'free', got {parameterization!r}."
-            )
+            raise ValueError(f"InvertibleConv1x1: parameterization must be 'plu' or 'free', got {parameterization!r}.")
         if actnorm and bias:
             raise ValueError("InvertibleConv1x1: with actnorm=True the bias is ActNorm's; bias must be False.")
         self.parameterization = parameterization

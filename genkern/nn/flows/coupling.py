@@ -71,7 +71,9 @@ class AffineCoupling(_Coupling):
         return ops.affine_coupling(x, self.parameters_for(x, context), mask=self.mask_for(x), **self.options)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return ops.affine_coupling(z, self.parameters_for(z, context), mask=self.mask_for(z), inverse=True, **self.options)
+        return ops.affine_coupling(
+            z, self.parameters_for(z, context), mask=self.mask_for(z), inverse=True, **self.options
+        )
 
     def extra_repr(self) -> str:
         return f"scale={self.options['scale']!r}, layout={self.options['layout']!r}, {super().extra_repr()}"

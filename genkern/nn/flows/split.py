@@ -14,7 +14,7 @@ from .flow import Flow, Inverses, hand_out, no_volume
 class Split(Flow):
     r"""The first half of the channels goes on through ``rest``; the second half leaves as latents.
 
-    .. math:: z_a = f_{\mathrm{rest}}(x_a), \qquad z_b = (x_b - \mu(x_a))\, e^{-s(x_a)}, \qquad (s, \mu) = \mathrm{prior}(x_a)
+    .. math:: z_a = f_{\mathrm{rest}}(x_a), \qquad z_b = (x_b - \mu)\, e^{-s}, \qquad (s, \mu) = \mathrm{prior}(x_a)
 
     so that a standard normal ``z`` of the shape of ``x`` means :math:`x_b \mid x_a \sim N(\mu, e^{2s})`: the learned
     prior of a multi-scale flow. Keeping :math:`z_b` makes the whole flow one bijection between tensors of one shape,

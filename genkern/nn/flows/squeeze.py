@@ -1,4 +1,4 @@
-"""Space to channels and back."""
+"""Maps that only move elements about: space to channels and back, and pictures to vectors."""
 
 from __future__ import annotations
 
@@ -34,3 +34,20 @@ class Unsqueeze(Flow):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return ops.squeeze(z, layout=self.layout), no_volume(z)
+
+
+class Flatten(Flow):
+    """``[B, *shape] -> [B, D]``."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x.flatten(1), no_volume(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z.unflatten(1, self.shape), no_volume(z)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape}"
