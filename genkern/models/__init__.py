@@ -1,0 +1,89 @@
+"""Generative models by name.
+
+Each model is one file that defines ``Config`` (a frozen dataclass), the model and ``PRESETS: dict[str, Config]``;
+adding a model is writing that file and adding its path to `MODULES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from .._names import unknown
+from ._base import Batch, GenerativeModel, Loss, as_batch, config_from_dict, describe
+
+__all__ = ["Batch", "GenerativeModel", "Loss", "as_batch", "build", "load", "presets", "register"]
+
+MODULES: list[str] = []
+
+
+class Preset(NamedTuple):
+    """A named config and the model that it builds."""
+
+    model: type[GenerativeModel]
+    config: Any
+
+
+def register(module: str) -> None:
+    """Adds a module of your own, by its dotted path: its presets can be built, trained and loaded by name."""
+    if module not in MODULES:
+        MODULES.append(module)
+
+
+def presets() -> dict[str, Preset]:
+    """All presets by name, in the order of the registry."""
+    found: dict[str, Preset] = {}
+    for path in MODULES:
+        module = importlib.import_module(path)
+        for name, config in module.PRESETS.items():
+            if name in found:
+                raise ValueError(f"models: the preset {name!r} of {path} is defined already.")
+            found[name] = Preset(_model_of(module, type(config)), config)
+    return found
+
+
+def build(name: str, **overrides: Any) -> GenerativeModel:
+    """A new model from a preset, with fields of its config replaced; ``shape`` and ``levels`` are those of the data.
+
+    Raises:
+        ValueError: for an unknown preset or field, with the nearest right one.
+    """
+    known = presets()
+    if name not in known:
+        raise unknown("model", name, known)
+    model, config = known[name]
+    fields = {field.name for field in dataclasses.fields(config)}
+    for field in overrides:
+        if field not in fields:
+            raise unknown(f"option of {name}", field, fields)
+    return model(dataclasses.replace(config, **overrides))
+
+
+def load(folder: str | Path) -> GenerativeModel:
+    """The model that ``model.save(folder)`` wrote, whichever it was, in evaluation mode."""
+    description = describe(folder)
+    models = {model.__name__: model for path in MODULES for model in _models(importlib.import_module(path))}
+    if description["model"] not in models:
+        raise unknown(f"model in {folder}:", description["model"], models)
+    model = models[description["model"]]
+    return model._restore(folder, config_from_dict(model.config_class, description["config"]))
+
+
+def _models(module: ModuleType) -> list[type[GenerativeModel]]:
+    """The models that a module defines (not those that it imports)."""
+    members = vars(module).values()
+    return [
+        member
+        for member in members
+        if isinstance(member, type) and issubclass(member, GenerativeModel) and member.__module__ == module.__name__
+    ]
+
+
+def _model_of(module: ModuleType, config_class: type) -> type[GenerativeModel]:
+    for model in _models(module):
+        if getattr(model, "config_class", None) is config_class:
+            return model
+    raise TypeError(f"models: {module.__name__} has no model whose config_class is {config_class.__name__}.")

@@ -1,0 +1,147 @@
+"""The protocol that all model families share: a loss to train, a way to sample, and what else a family can say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from .._files import write_atomically, write_json
+from .._names import unknown
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CAPABILITIES = ("log_prob", "elbo", "energy", "score", "reconstruct")
+Model = TypeVar("Model", bound="GenerativeModel")
+
+
+class Batch(NamedTuple):
+    """Samples ``x``, ``[B, *shape]``, and their labels ``[B]`` where there are any."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+class Loss(NamedTuple):
+    """What a training step minimises, and its parts for the log; scalars, of which ``total`` has the gradient."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class GenerativeModel(nn.Module):
+    """Base of all models: ``Model(config)`` with a frozen dataclass ``config``, named by ``config_class``.
+
+    A config holds at least ``shape: tuple[int, ...]``, that of one sample, and ``levels: int | None``, the number of
+    integer values of a pixel (None: continuous vectors). A family adds any of ``log_prob``, ``elbo``, ``energy``,
+    ``score`` and ``reconstruct``; `capabilities` tells which, so that no caller needs a list of special cases.
+
+    ``log_prob(x, *, key=None)`` is in nats, ``[B]``, of ``x`` as the data set holds it: for integer pixels it includes
+    the dequantisation, so that bits per dimension are ``-log_prob / (D ln 2)``.
+    """
+
+    config_class: ClassVar[type]
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+
+    def loss(self, batch: Batch | Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> Loss:
+        """The training loss, a mean over the batch; the noise of sample ``i`` is drawn at ``sample_offset + i``."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss.")
+
+    def sample(self, n: int, *, key: Tensor, temperature: float = 1.0) -> Tensor:
+        """``n`` samples in data space, on the key's device: integer pixels when the config has levels, else floats."""
+        raise NotImplementedError(f"{type(self).__name__} has no sample.")
+
+    def initialize(self, batch: Batch | Tensor, *, key: Tensor | None = None) -> None:
+        """Data-dependent initialisation from a first batch; nothing, unless the model says otherwise."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return frozenset(name for name in CAPABILITIES if callable(getattr(type(self), name, None)))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``model.safetensors`` and ``config.json``, each whole or not at all, whenever the process is killed.
+
+        The weights file carries the config too and is what `load` reads, so the two can never disagree.
+        """
+        from_torch = _safetensors()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {"model": type(self).__name__, "config": dataclasses.asdict(self.config)}
+        metadata = {"genkern": json.dumps(description)}
+        write_atomically(folder / WEIGHTS, lambda path: from_torch.save_model(self, str(path), metadata))
+        write_json(folder / CONFIG, description)
+
+    @classmethod
+    def load(cls: type[Model], folder: str | Path) -> Model:
+        """The model that `save` wrote, bit for bit and in evaluation mode."""
+        description = describe(folder)
+        if description["model"] != cls.__name__:
+            raise ValueError(f"{cls.__name__}.load: {folder} holds a {description['model']}.")
+        return cls._restore(folder, config_from_dict(cls.config_class, description["config"]))
+
+    @classmethod
+    def _restore(cls: type[Model], folder: str | Path, config: Any) -> Model:
+        from_torch, path = _safetensors(), str(Path(folder) / WEIGHTS)
+        model = cls(config)
+        saved = from_torch.load_file(path)
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name in saved:
+                tensor.data = tensor.data.to(saved[name].dtype)  # weights saved as float64 come back as float64
+        from_torch.load_model(model, path)
+        return model.eval()
+
+
+def as_batch(batch: Batch | Tensor) -> Batch:
+    return Batch(batch) if isinstance(batch, Tensor) else batch
+
+
+def describe(folder: str | Path) -> dict[str, Any]:
+    """The ``{"model": ..., "config": ...}`` of a saved model."""
+    _safetensors()
+    from safetensors import safe_open
+
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"load: {folder} holds no saved model (no {WEIGHTS}).")
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+    if "genkern" not in metadata:
+        raise ValueError(f"load: {path} was not written by genkern.")
+    return json.loads(metadata["genkern"])
+
+
+def config_from_dict(config_class: type, values: dict[str, Any]) -> Any:
+    """The dataclass whose ``asdict`` went through JSON: lists become tuples again, and dicts nested dataclasses."""
+    hints = typing.get_type_hints(config_class)
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    for name in values:
+        if name not in fields:
+            raise unknown(f"field of {config_class.__qualname__}", name, fields)
+    return config_class(**{name: _revive(hints[name], value) for name, value in values.items()})
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    if isinstance(value, dict):
+        for kind in (hint, *_union_members(hint)):
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                return config_from_dict(kind, value)
+    return tuple(_revive(None, item) for item in value) if isinstance(value, list) else value
+
+
+def _union_members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ImportError("saving and loading models needs safetensors: pip install 'genkern[train]'") from None
+    return safetensors.torch
