@@ -49,7 +49,7 @@ class InvertibleConv1x1(Flow):
             self.lower, self.upper, self.log_diagonal = (
                 nn.Parameter(torch.zeros(size)) for size in ((channels, channels), (channels, channels), channels)
             )
-            self.register_buffer("permutation", torch.eye(channels))
+            self.register_buffer("permutation", torch.arange(channels))
             self.register_buffer("signs", torch.ones(channels))
             self.set_matrix(rotation)
         self._inverses = InverseCache()
@@ -62,7 +62,7 @@ class InvertibleConv1x1(Flow):
             return
         permutation, lower, upper = torch.linalg.lu(weight.double())
         diagonal = upper.diagonal()
-        self.permutation.copy_(permutation)
+        self.permutation.copy_(permutation.argmax(1))
         self.lower.copy_(lower.tril(-1))
         self.upper.copy_(upper.triu(1))
         self.signs.copy_(diagonal.sign())
@@ -74,7 +74,7 @@ class InvertibleConv1x1(Flow):
             return self.weight
         lower = self.lower.tril(-1) + torch.eye(len(self.signs), dtype=self.lower.dtype, device=self.lower.device)
         upper = self.upper.triu(1) + torch.diag(self.signs * self.log_diagonal.exp())
-        return self.permutation @ (lower @ upper)
+        return (lower @ upper)[self.permutation]
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, *, log_abs_dets: Sequence[Tensor] | None = None
