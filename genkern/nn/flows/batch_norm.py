@@ -26,7 +26,6 @@ class FlowBatchNorm(Flow):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-        self.track_running_stats = True  # False while a forward pass is being repeated
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._normalise(x, training=self.training)
@@ -42,7 +41,7 @@ class FlowBatchNorm(Flow):
             self.running_mean,
             self.running_var,
             training=training,
-            momentum=self.momentum if self.track_running_stats else 0.0,
+            momentum=self.momentum,
             eps=self.eps,
             inverse=inverse,
         )

@@ -77,39 +77,33 @@ class _Run(torch.autograd.Function):
         dets = [det.detach().requires_grad_(need) for det, need in zip(dets, needed[1:], strict=False)]
         totals = Totals([context, *dets, *plan.parameters])
         shares, inverse_shares = plan.shares(dets), plan.inverse_shares()
-        with ctx.autocast.restored(), ctx.random.forked(), frozen_statistics(plan.layers):
+        with ctx.random.forked(), frozen_statistics(plan.layers):
             for i in reversed(range(len(plan.layers))):
                 layer = plan.layers[i]
                 if i % plan.every == 0:
                     state = kept[i // plan.every]
                 else:
                     ctx.random.restore(i)
-                    state, _ = layer.inverse(state, context, **inverse_shares[i])
-                ctx.random.restore(i)
+                    with ctx.autocast.restored():
+                        state, _ = layer.inverse(state, context, **inverse_shares[i])
                 state = state.detach().requires_grad_(i > 0 or ctx.needs_input_grad[1])
-                grad_x = _pull_back(layer, state, context, shares[i], grad_x, grad_log_det, totals)
+                ctx.random.restore(i)
+                with ctx.autocast.restored(), torch.enable_grad():
+                    outputs = layer(state, context, **shares[i])
+                others = [context, *shares[i].get("log_abs_dets", ()), *layer.parameters()]
+                grad_x = _pull_back(outputs, (grad_x, grad_log_det), state, others, totals)
         return None, grad_x, *totals.sums
 
 
 def _pull_back(
-    layer: Flow,
-    x: Tensor,
-    context: Tensor | None,
-    share: dict[str, Any],
-    grad_z: Tensor,
-    grad_log_det: Tensor,
-    totals: Totals,
+    outputs: Sequence[Tensor], grads: Sequence[Tensor], x: Tensor, others: Sequence[Tensor | None], totals: Totals
 ) -> Tensor | None:
-    """Runs one layer again, with gradients: returns that of its input, adds the others to the totals."""
-    with torch.enable_grad():
-        z, log_det = layer(x, context, **share)
-    others = [context, *share.get("log_abs_dets", ()), *layer.parameters()]
+    """The gradient of a layer's input; those of all else are added to the totals."""
     inputs = [t for t in (x, *others) if t is not None and t.requires_grad]
-    outputs = [(out, grad) for out, grad in ((z, grad_z), (log_det, grad_log_det)) if out.requires_grad]
-    if not inputs or not outputs:
+    pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
+    if not inputs or not pairs:
         return None
-    values, grads = zip(*outputs, strict=True)
-    found = torch.autograd.grad(values, inputs, grads, allow_unused=True)
+    found = torch.autograd.grad([out for out, _ in pairs], inputs, [grad for _, grad in pairs], allow_unused=True)
     if not x.requires_grad:
         totals.add(inputs, found)
         return None

@@ -64,20 +64,20 @@ class RandomStates:
 def updates_statistics(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Modules that move running statistics (the batch norms) when they run in training mode."""
     inner = (m for module in modules for m in module.modules())
-    return [m for m in inner if m.training and getattr(m, "track_running_stats", False)]
+    return [m for m in inner if m.training and any(name.startswith("running_") for name in m._buffers)]
 
 
 @contextmanager
 def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Batch norms in training still normalise by the batch, but leave their running statistics alone."""
-    changed = updates_statistics(modules)
-    for module in changed:
-        module.track_running_stats = False  # type: ignore[assignment]
+    """Batch norms in training still normalise by the batch, but it is copies of their statistics that move."""
+    kept = [(module, module._buffers) for module in updates_statistics(modules)]
+    for module, buffers in kept:
+        module._buffers = {name: None if b is None else b.clone() for name, b in buffers.items()}
     try:
         yield
     finally:
-        for module in changed:
-            module.track_running_stats = True  # type: ignore[assignment]
+        for module, buffers in kept:
+            module._buffers = buffers
 
 
 @contextmanager
