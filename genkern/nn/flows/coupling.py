@@ -23,8 +23,9 @@ class _Coupling(Flow):
 
     def passive(self, x: Tensor) -> Tensor:
         """What passes unchanged: ``[B, C - C_b, *]``, or with a mask ``[B, C, *]`` with zeros elsewhere."""
-        if self.mask is not None:
-            return x * self.mask.to(x.dtype)
+        mask = self.mask_for(x)
+        if mask is not None:
+            return x * mask.to(x.dtype)
         active = x.shape[1] // 2 if self.transformed is None else self.transformed
         return x[:, active:] if self.flip else x[:, : x.shape[1] - active]
 
@@ -33,7 +34,10 @@ class _Coupling(Flow):
         return self.network(passive) if context is None else self.network(passive, context)
 
     def mask_for(self, x: Tensor) -> Tensor | None:
-        return None if self.mask is None else self.mask.expand(x.shape[1:])
+        if self.mask is None:
+            return None
+        trailing = [1] * (x.dim() - 1 - self.mask.dim())
+        return self.mask.view(*self.mask.shape, *trailing).expand(x.shape[1:])
 
     def extra_repr(self) -> str:
         return f"flip={self.flip}" if self.mask is None else f"mask={tuple(self.mask.shape)}"
@@ -47,7 +51,8 @@ class AffineCoupling(_Coupling):
         scale: ``"exp"``, ``"tanh"`` (bounded) or ``"sigmoid"`` (of ``s + 2``, as in Glow).
         layout: how the network's channels hold them: ``"scale_shift"``, ``"shift_scale"`` or ``"interleaved"``.
         flip: transform the first channels instead of the last.
-        mask: ``[C, *]``, True where the input passes unchanged; the network then sees and returns every position.
+        mask: ``[C, *]``, or ``[C]`` alone, True where the input passes unchanged; the network then sees and returns
+            every position.
         transformed: how many channels are transformed; half of them by default, rounded down.
 
     >>> layer = AffineCoupling(nn.Conv2d(3, 6, 3, padding=1))
