@@ -1,4 +1,4 @@
-"""Two processes (gloo) train as one: ActNorm's first batch is the global one, and every policy gives DDP's gradients."""
+"""Two processes (gloo) train as one: ActNorm's first batch is the global one, gradients are DDP's in every policy."""
 
 import sys
 from pathlib import Path
