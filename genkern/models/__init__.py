@@ -17,7 +17,11 @@ from ._base import Batch, GenerativeModel, Loss, as_batch, config_from_dict, des
 
 __all__ = ["Batch", "GenerativeModel", "Loss", "as_batch", "build", "load", "presets", "register"]
 
-MODULES: list[str] = []
+MODULES: list[str] = [
+    "genkern.models.flows.nice",
+    "genkern.models.flows.realnvp",
+    "genkern.models.flows.glow",
+]
 
 
 class Preset(NamedTuple):

@@ -1,0 +1,128 @@
+"""Invertible 1x1 convolutions: a learned linear map of the channels, the same at every position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ... import ops
+from .actnorm import ActNorm
+from .flow import Flow, Inverses
+from .matrices import InverseCache
+
+
+class InvertibleConv1x1(Flow):
+    r"""``y = W x`` at every position; see `genkern.ops.invertible_conv1x1`.
+
+    Args:
+        channels: size of dimension 1 of the input.
+        parameterization: ``"plu"``, :math:`W = P L (U + \mathrm{diag}(\pm e^{d}))` with a fixed permutation and fixed
+            signs, whose log-determinant is a sum; or ``"free"``, any matrix.
+        actnorm: fold an `ActNorm` in front of the convolution into its weight: ``y = W (e^s x + b)``, at the price
+            of the convolution alone.
+        bias: learn ``y = W x + bias``; not with ``actnorm``, which has its own.
+
+    The matrix starts as a random rotation. Kingma & Dhariwal 2018 (arXiv:1807.03039), section 3.2.
+
+    >>> layer = InvertibleConv1x1(6)
+    >>> z, log_det = layer(torch.randn(8, 6, 4, 4))
+    """
+
+    permutation: Tensor
+    signs: Tensor
+
+    def __init__(self, channels: int, parameterization: str = "plu", *, actnorm: bool = False, bias: bool = False):
+        super().__init__()
+        if parameterization not in ("plu", "free"):
+            raise ValueError(f"InvertibleConv1x1: parameterization must be 'plu' or 'free', got {parameterization!r}.")
+        if actnorm and bias:
+            raise ValueError("InvertibleConv1x1: with actnorm=True the bias is ActNorm's; bias must be False.")
+        self.parameterization = parameterization
+        self.actnorm = ActNorm(channels) if actnorm else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q.float()
+        if parameterization == "free":
+            self.weight = nn.Parameter(rotation)
+        else:
+            self.lower, self.upper, self.log_diagonal = (
+                nn.Parameter(torch.zeros(size)) for size in ((channels, channels), (channels, channels), channels)
+            )
+            self.register_buffer("permutation", torch.arange(channels))
+            self.register_buffer("signs", torch.ones(channels))
+            self.set_matrix(rotation)
+        self._inverses = InverseCache()
+
+    @torch.no_grad()
+    def set_matrix(self, weight: Tensor) -> None:
+        """Sets the parameters so that the matrix is ``weight``."""
+        if self.parameterization == "free":
+            self.weight.copy_(weight)
+            return
+        permutation, lower, upper = torch.linalg.lu(weight.double())
+        diagonal = upper.diagonal()
+        self.permutation.copy_(permutation.argmax(1))
+        self.lower.copy_(lower.tril(-1))
+        self.upper.copy_(upper.triu(1))
+        self.signs.copy_(diagonal.sign())
+        self.log_diagonal.copy_(diagonal.abs().log())
+
+    def matrix(self) -> Tensor:
+        """``W``, without the folded ActNorm, ``[C, C]``."""
+        if self.parameterization == "free":
+            return self.weight
+        lower = self.lower.tril(-1) + torch.eye(len(self.signs), dtype=self.lower.dtype, device=self.lower.device)
+        upper = self.upper.triu(1) + torch.diag(self.signs * self.log_diagonal.exp())
+        return (lower @ upper)[self.permutation]
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, *, log_abs_dets: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        with full_precision(x):
+            if self.actnorm is not None:
+                self.actnorm.observe(x)
+            weight, bias = self.matrix(), self.bias
+            log_abs_det = self._log_abs_det(log_abs_dets)
+            if self.actnorm is not None:  # W (e^s x + b) = (W e^s) x + W b
+                weight, bias = weight * self.actnorm.log_scale.exp(), weight @ self.actnorm.bias
+                log_abs_det = log_abs_det + self.actnorm.log_scale.sum()
+            return ops.invertible_conv1x1(widen(x, weight), weight, bias, log_abs_det=log_abs_det)
+
+    def inverse(
+        self, z: Tensor, context: Tensor | None = None, *, inverses: Inverses | None = None
+    ) -> tuple[Tensor, Tensor]:
+        with full_precision(z):
+            ((weight, log_abs_det),) = self._inverses(self.matrices()) if inverses is None else inverses
+            bias = None if self.bias is None else -(weight @ self.bias)
+            if self.parameterization == "plu":
+                log_abs_det = self.log_diagonal.sum()
+            if self.actnorm is not None:  # x = e^-s (W^-1 z - b)
+                scale = torch.exp(-self.actnorm.log_scale)
+                weight, bias = scale[:, None] * weight, -scale * self.actnorm.bias
+                log_abs_det = log_abs_det + self.actnorm.log_scale.sum()
+            return ops.invertible_conv1x1(widen(z, weight), weight, bias, log_abs_det=-log_abs_det)
+
+    def _log_abs_det(self, given: Sequence[Tensor] | None) -> Tensor:
+        if self.parameterization == "plu":
+            return self.log_diagonal.sum()
+        return (ops.log_abs_det([self.weight]) if given is None else given)[0]
+
+    def free_weights(self) -> list[Tensor]:
+        return [self.weight] if self.parameterization == "free" else []
+
+    def matrices(self) -> list[Tensor]:
+        return [self.matrix()]
+
+    def extra_repr(self) -> str:
+        size = self.weight if self.parameterization == "free" else self.lower
+        return f"{len(size)}, {self.parameterization!r}"
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Off with autocast: the state of a flow keeps its precision, its networks need not."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def widen(x: Tensor, weight: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, weight.dtype))

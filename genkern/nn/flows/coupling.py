@@ -1,0 +1,115 @@
+"""Coupling layers: one part of the input drives a simple map of the other part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ... import ops
+from .flow import Flow
+
+
+class _Coupling(Flow):
+    """The part of the input that a coupling's network may read: some of the channels, or all but masked ones."""
+
+    mask: Tensor | None
+
+    def __init__(self, network: nn.Module, *, flip: bool, mask: Tensor | None, transformed: int | None):
+        super().__init__()
+        self.network, self.flip, self.transformed = network, flip, transformed
+        self.register_buffer("mask", None if mask is None else mask.bool(), persistent=False)
+
+    def passive(self, x: Tensor) -> Tensor:
+        """What passes unchanged: ``[B, C - C_b, *]``, or with a mask ``[B, C, *]`` with zeros elsewhere."""
+        mask = self.mask_for(x)
+        if mask is not None:
+            return x * mask.to(x.dtype)
+        active = x.shape[1] // 2 if self.transformed is None else self.transformed
+        return x[:, active:] if self.flip else x[:, : x.shape[1] - active]
+
+    def parameters_for(self, x: Tensor, context: Tensor | None) -> Tensor:
+        passive = self.passive(x)
+        return self.network(passive) if context is None else self.network(passive, context)
+
+    def mask_for(self, x: Tensor) -> Tensor | None:
+        if self.mask is None:
+            return None
+        trailing = [1] * (x.dim() - 1 - self.mask.dim())
+        return self.mask.view(*self.mask.shape, *trailing).expand(x.shape[1:])
+
+    def extra_repr(self) -> str:
+        return f"flip={self.flip}" if self.mask is None else f"mask={tuple(self.mask.shape)}"
+
+
+class AffineCoupling(_Coupling):
+    """One part of the channels drives an affine map of the other; see `genkern.ops.affine_coupling`.
+
+    Args:
+        network: reads the passive part (and the context, if there is one) and returns scale and shift.
+        scale: ``"exp"``, ``"tanh"`` (bounded) or ``"sigmoid"`` (of ``s + 2``, as in Glow).
+        layout: how the network's channels hold them: ``"scale_shift"``, ``"shift_scale"`` or ``"interleaved"``.
+        flip: transform the first channels instead of the last.
+        mask: ``[C, *]``, or ``[C]`` alone, True where the input passes unchanged; the network then sees and returns
+            every position.
+        transformed: how many channels are transformed; half of them by default, rounded down.
+
+    >>> layer = AffineCoupling(nn.Conv2d(3, 6, 3, padding=1))
+    >>> z, log_det = layer(torch.randn(8, 6, 4, 4))
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        scale: str = "sigmoid",
+        layout: str = "scale_shift",
+        flip: bool = False,
+        mask: Tensor | None = None,
+        transformed: int | None = None,
+    ):
+        super().__init__(network, flip=flip, mask=mask, transformed=transformed)
+        self.options: dict[str, Any] = {"scale": scale, "layout": layout, "flip": flip}
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return ops.affine_coupling(x, self.parameters_for(x, context), mask=self.mask_for(x), **self.options)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return ops.affine_coupling(
+            z, self.parameters_for(z, context), mask=self.mask_for(z), inverse=True, **self.options
+        )
+
+    def extra_repr(self) -> str:
+        return f"scale={self.options['scale']!r}, layout={self.options['layout']!r}, {super().extra_repr()}"
+
+
+class AdditiveCoupling(_Coupling):
+    """One part of the channels drives a shift of the other; see `genkern.ops.additive_coupling`.
+
+    The network returns one number for each transformed position; the other arguments are those of `AffineCoupling`.
+    Volume is preserved. Dinh et al. 2014 (arXiv:1410.8516), section 3.2.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        flip: bool = False,
+        mask: Tensor | None = None,
+        transformed: int | None = None,
+    ):
+        super().__init__(network, flip=flip, mask=mask, transformed=transformed)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return ops.additive_coupling(x, self.parameters_for(x, context), mask=self.mask_for(x), flip=self.flip)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        shift = self.parameters_for(z, context)
+        return ops.additive_coupling(z, shift, mask=self.mask_for(z), flip=self.flip, inverse=True)
+
+
+def checkerboard(channels: int, height: int, width: int, *, flip: bool = False) -> Tensor:
+    """``[C, H, W]``, True on the squares where row + column is even (odd with ``flip``)."""
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    return ((rows + columns) % 2 == int(flip)).expand(channels, height, width).clone()

@@ -1,0 +1,66 @@
+"""Factoring out half of the variables, as a bijection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ... import ops
+from .flow import Flow, Inverses, hand_out, no_volume
+
+
+class Split(Flow):
+    r"""The first half of the channels goes on through ``rest``; the second half leaves as latents.
+
+    .. math:: z_a = f_{\mathrm{rest}}(x_a), \qquad z_b = (x_b - \mu)\, e^{-s}, \qquad (s, \mu) = \mathrm{prior}(x_a)
+
+    so that a standard normal ``z`` of the shape of ``x`` means :math:`x_b \mid x_a \sim N(\mu, e^{2s})`: the learned
+    prior of a multi-scale flow. Keeping :math:`z_b` makes the whole flow one bijection between tensors of one shape,
+    and a reconstruction exact.
+
+    Args:
+        prior: from the first half ``[B, C - C // 2, *]`` to log-deviation and mean, ``[B, 2 * (C // 2), *]``; None for
+            a fixed standard normal.
+        rest: a flow that keeps the shape of the first half; None for the identity.
+
+    Dinh et al. 2017 (arXiv:1605.08803), eq. 14-16; the learned prior as in Kingma & Dhariwal 2018 (arXiv:1807.03039).
+    """
+
+    def __init__(self, prior: nn.Module | None = None, rest: Flow | None = None):
+        super().__init__()
+        self.prior, self.rest = prior, rest
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, *, log_abs_dets: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        kept = x.shape[1] - x.shape[1] // 2
+        z, log_det = self._standardise(x, x[:, :kept], inverse=True)
+        if self.rest is None:
+            return z, log_det
+        (share,) = hand_out(log_abs_dets, [len(self.free_weights())], "log_abs_dets")
+        z_a, log_det_rest = self.rest(x[:, :kept], context, **share)
+        return torch.cat([z_a, z[:, kept:]], 1), log_det + log_det_rest
+
+    def inverse(
+        self, z: Tensor, context: Tensor | None = None, *, inverses: Inverses | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.rest is None:
+            return self._standardise(z, z[:, : z.shape[1] - z.shape[1] // 2], inverse=False)
+        kept = z.shape[1] - z.shape[1] // 2
+        (share,) = hand_out(inverses, [len(self.matrices())], "inverses")
+        x_a, log_det_rest = self.rest.inverse(z[:, :kept], context, **share)
+        x, log_det = self._standardise(torch.cat([x_a, z[:, kept:]], 1), x_a, inverse=False)
+        return x, log_det + log_det_rest
+
+    def _standardise(self, x: Tensor, x_a: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        if self.prior is None:
+            return x, no_volume(x)
+        return ops.affine_coupling(x, self.prior(x_a), scale="exp", inverse=inverse)
+
+    def free_weights(self) -> list[Tensor]:
+        return [] if self.rest is None else self.rest.free_weights()
+
+    def matrices(self) -> list[Tensor]:
+        return [] if self.rest is None else self.rest.matrices()
