@@ -3,5 +3,26 @@
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
 from .flow_batch_norm import flow_batch_norm
+from .gaussian_log_prob import gaussian_log_prob
+from .invertible_conv1x1 import (
+    fold_actnorm,
+    inverse_and_log_abs_det,
+    invertible_conv1x1,
+    log_abs_det,
+    plu_factors,
+    plu_weight,
+)
 
-__all__ = ["actnorm", "additive_coupling", "affine_coupling", "flow_batch_norm"]
+__all__ = [
+    "actnorm",
+    "additive_coupling",
+    "affine_coupling",
+    "flow_batch_norm",
+    "fold_actnorm",
+    "gaussian_log_prob",
+    "inverse_and_log_abs_det",
+    "invertible_conv1x1",
+    "log_abs_det",
+    "plu_factors",
+    "plu_weight",
+]
