@@ -156,14 +156,7 @@ def info() -> None:
     """Versions, what was built, and which backend every op would run on, and why."""
     import genkern
 
-    report = getattr(genkern, "info", None)
-    for name, value in (report() if report else _versions()).items():
-        if isinstance(value, dict):
-            print(f"{name}:")
-            for inner, what in value.items():
-                print(f"  {inner}: {what}")
-        else:
-            print(f"{name}: {value}")
+    print(genkern.info())
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -232,16 +225,6 @@ def _capabilities(model: type[GenerativeModel]) -> list[str]:
     from .models._base import CAPABILITIES
 
     return [name for name in CAPABILITIES if callable(getattr(model, name, None))]
-
-
-def _versions() -> dict[str, str]:
-    import platform
-
-    import torch
-
-    from . import __version__
-
-    return {"genkern": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:

@@ -47,13 +47,8 @@ class Op:
         second_order: bool = True,
         selective: bool = False,
     ):
-        self.name, self.definition, self.wide, self.second_order = (
-            name,
-            reference,
-            frozenset(wide),
-            second_order,
-        )
-        self.selective = selective
+        self.name, self.definition, self.wide = name, reference, frozenset(wide)
+        self.second_order, self.selective = second_order, selective
         self.arguments = tuple(inspect.signature(reference).parameters)
         self.differentiable = tuple(self.arguments.index(argument) for argument in differentiable)
         self.outputs = schema.split("->")[1].count("Tensor")
@@ -61,7 +56,7 @@ class Op:
         LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
         self.overload = getattr(torch.ops.genkern, name).default
         torch.library.register_fake(f"genkern::{name}", self._fake, lib=LIBRARY)
-        torch.library.register_vmap(f"genkern::{name}", _vmap_rule(self.reference), lib=LIBRARY)
+        torch.library.register_vmap(f"genkern::{name}", _lane_by_lane(self.overload), lib=LIBRARY)
         if self.differentiable:
             grads = ", ".join(f"Tensor grad_{i}" for i in range(self.outputs))
             returns = ", ".join(["Tensor"] * len(self.differentiable))
@@ -71,7 +66,7 @@ class Op:
             LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
             self.overload_backward = getattr(torch.ops.genkern, f"{name}_backward").default
             torch.library.register_fake(f"genkern::{name}_backward", self._fake_backward, lib=LIBRARY)
-            torch.library.register_vmap(f"genkern::{name}_backward", _vmap_rule(self.reference_backward), lib=LIBRARY)
+            torch.library.register_vmap(f"genkern::{name}_backward", _lane_by_lane(self.overload_backward), lib=LIBRARY)
             self._register_autograd()
         on_cuda = self._implement_on_cuda()
         on_cpu = name in native_library().cpu_ops
@@ -378,6 +373,21 @@ def _forward_mode(function: Callable[..., Any], args: Sequence[Any], tangents: A
     transpose = torch.func.vjp(pullback, dummy)[1]
     (result,) = transpose(tuple(tangents[i] for i in positions))
     return result
+
+
+def _lane_by_lane(overload: Any) -> Callable[..., Any]:
+    """The vmap rule of a dispatcher op, where a nested `torch.vmap` is not allowed."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        def lane(i: int) -> list[Any]:
+            return [a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)]
+
+        outputs = [overload(*lane(i)) for i in range(info.batch_size)]
+        if isinstance(outputs[0], Tensor):
+            return torch.stack(outputs), 0
+        return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
+
+    return rule
 
 
 def _vmap_rule(function: Callable[..., Any]) -> Callable[..., Any]:
