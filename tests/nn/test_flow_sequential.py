@@ -69,7 +69,7 @@ def test_policies_agree(policy: str, noisy: bool) -> None:
     stored, other = flow("store", noisy=noisy), flow(policy, noisy=noisy)
     stored.initialize(picture())
     other.load_state_dict(stored.state_dict())
-    assert_close(train_once(other, picture()), train_once(stored, picture()), rtol=1e-4, atol=1e-5)
+    assert_close(train_once(other, picture()), train_once(stored, picture()), rtol=1e-4, atol=1e-4)
     assert_close(other.state_dict(), stored.state_dict(), rtol=0, atol=0)  # running statistics moved once
 
 
@@ -255,9 +255,15 @@ def test_a_layer_of_ones_own_needs_no_shares() -> None:
 @pytest.mark.parametrize("policy", ["store", *POLICIES])
 def test_a_container_compiles_without_a_graph_break(policy: str) -> None:
     torch._dynamo.reset()
-    model, plain = flow(policy, depth=2), flow("store", depth=2)
-    for m in (model, plain):
-        m.initialize(picture())
+
+    def build(policy: str) -> FlowSequential:
+        torch.manual_seed(0)
+        coarse = FlowSequential(InvertibleConv1x1(2, "free"), policy=policy)
+        model = FlowSequential(Squeeze(), step(4), Split(Network(2, 4), coarse), policy=policy)
+        model.initialize(picture())
+        return model
+
+    model, plain = build(policy), build("store")
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_close(train_once(compiled, picture())["x"], train_once(plain, picture())["x"], rtol=1e-4, atol=1e-5)
     expected, found = ({n: p.grad for n, p in m.named_parameters()} for m in (plain, model))

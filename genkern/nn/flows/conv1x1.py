@@ -60,21 +60,15 @@ class InvertibleConv1x1(Flow):
         if self.parameterization == "free":
             self.weight.copy_(weight)
             return
-        permutation, lower, upper = torch.linalg.lu(weight.double())
-        diagonal = upper.diagonal()
-        self.permutation.copy_(permutation.argmax(1))
-        self.lower.copy_(lower.tril(-1))
-        self.upper.copy_(upper.triu(1))
-        self.signs.copy_(diagonal.sign())
-        self.log_diagonal.copy_(diagonal.abs().log())
+        parts = (self.permutation, self.lower, self.upper, self.log_diagonal, self.signs)
+        for part, value in zip(parts, ops.plu_factors(weight), strict=True):
+            part.copy_(value)
 
     def matrix(self) -> Tensor:
         """``W``, without the folded ActNorm, ``[C, C]``."""
         if self.parameterization == "free":
             return self.weight
-        lower = self.lower.tril(-1) + torch.eye(len(self.signs), dtype=self.lower.dtype, device=self.lower.device)
-        upper = self.upper.triu(1) + torch.diag(self.signs * self.log_diagonal.exp())
-        return (lower @ upper)[self.permutation]
+        return ops.plu_weight(self.permutation, self.lower, self.upper, self.log_diagonal, self.signs)
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, *, log_abs_dets: Sequence[Tensor] | None = None
@@ -82,10 +76,11 @@ class InvertibleConv1x1(Flow):
         with full_precision(x):
             if self.actnorm is not None:
                 self.actnorm.observe(x)
-            weight, bias = self.matrix(), self.bias
+            weight: Tensor = self.matrix()
+            bias: Tensor | None = self.bias
             log_abs_det = self._log_abs_det(log_abs_dets)
-            if self.actnorm is not None:  # W (e^s x + b) = (W e^s) x + W b
-                weight, bias = weight * self.actnorm.log_scale.exp(), weight @ self.actnorm.bias
+            if self.actnorm is not None:
+                weight, bias = ops.fold_actnorm(weight, self.actnorm.log_scale, self.actnorm.bias)
                 log_abs_det = log_abs_det + self.actnorm.log_scale.sum()
             return ops.invertible_conv1x1(widen(x, weight), weight, bias, log_abs_det=log_abs_det)
 
@@ -94,7 +89,7 @@ class InvertibleConv1x1(Flow):
     ) -> tuple[Tensor, Tensor]:
         with full_precision(z):
             ((weight, log_abs_det),) = self._inverses(self.matrices()) if inverses is None else inverses
-            bias = None if self.bias is None else -(weight @ self.bias)
+            bias = None if self.bias is None else -(weight @ self.bias)  # W^-1 (z - bias)
             if self.parameterization == "plu":
                 log_abs_det = self.log_diagonal.sum()
             if self.actnorm is not None:  # x = e^-s (W^-1 z - b)
