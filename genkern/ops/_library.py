@@ -90,9 +90,7 @@ class Op:
         """The vector-Jacobian product of the definition: (grads of outputs, inputs[, needs]) -> grads of inputs."""
         grads, inputs, positions = self._split_backward(args)
         grads_of_inputs = _pull_back(self.reference, inputs, grads, positions)
-        result = tuple(
-            grads_of_inputs[i] if i in positions else inputs[i].new_zeros(0) for i in self.differentiable
-        )
+        result = tuple(grads_of_inputs[i] if i in positions else inputs[i].new_zeros(0) for i in self.differentiable)
         return result[0] if len(result) == 1 else result
 
     def _split_backward(self, args: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], list[int]]:
@@ -333,7 +331,7 @@ def _saved(ctx: Any) -> list[Any]:
 
 
 def _is_needed(ctx: Any, position: int, inputs: Sequence[Any]) -> bool:
-    """Whether the backward under way will use the gradient of an input; ``needs_input_grad`` is about the graph only."""
+    """Whether the backward under way uses the gradient of an input; ``needs_input_grad`` speaks of the graph alone."""
     if not ctx.needs_input_grad[position]:
         return False
     edge = sum(isinstance(value, Tensor) for value in inputs[:position])

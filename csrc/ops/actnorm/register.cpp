@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(Tensor grad_y, Tensor gr
     for (int64_t b = 0; b < x.size(0); b++) log_dets += data<A>(grad_log_det)[b];
     log_dets *= double(sites_of(x));
     for (int64_t c = 0; c < channels; c++) {
-      const double f = std::exp(inverse ? -s[c] : s[c]), grad = sums[2 * c], scaled = f * grad;
+      const double f = std::exp(inverse ? -double(s[c]) : double(s[c])), grad = sums[2 * c], scaled = f * grad;
       const double grad_s = f * sums[2 * c + 1] + log_dets;
       if (needs_log_scale) data<A>(grad_log_scale)[c] = A(inverse ? -grad_s : grad_s);
       if (needs_before) data<A>(grad_before)[c] = A(inverse ? -grad : scaled);

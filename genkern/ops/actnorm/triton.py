@@ -138,7 +138,9 @@ def apply(x: Tensor, y: Tensor, before: Tensor, scale: Tensor, after: Tensor, **
     )  # fmt: skip
 
 
-def partial_sums(grad_y: Tensor, x: Tensor, grad_x: Tensor | None, center: Tensor, scale: Tensor, inverse: bool) -> Tensor:
+def partial_sums(
+    grad_y: Tensor, x: Tensor, grad_x: Tensor | None, center: Tensor, scale: Tensor, inverse: bool
+) -> Tensor:
     """[slots, C, 2]: sums of g and g (x + center), and grad_x on the way."""
     total, channels, inner = sizes(x)
     grid, tile = tiles(x)
@@ -150,9 +152,7 @@ def partial_sums(grad_y: Tensor, x: Tensor, grad_x: Tensor | None, center: Tenso
     return partial
 
 
-def actnorm(
-    x: Tensor, log_scale: Tensor, before: Tensor, after: Tensor, inverse: bool
-) -> tuple[Tensor, Tensor]:
+def actnorm(x: Tensor, log_scale: Tensor, before: Tensor, after: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     log_scale, before, after = (parameter.contiguous() for parameter in (log_scale, before, after))
     x, y = dense(x)
     if x.numel():

@@ -1,4 +1,4 @@
-"""Batch normalisation as a layer of a flow: exactly invertible in evaluation, with its log-determinant in both modes."""
+"""Batch normalisation as a layer of a flow: with its log-determinant, and invertible in evaluation."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def flow_batch_norm(
     check(not (inverse and training), name, "training", "False for the inverse, which needs fixed statistics", training)
     check(training or statistics is None, name, "statistics", "None in evaluation", "a tuple")
     both = (running_mean is None) == (running_var is None)
-    check(both, name, "running_var", "given exactly where running_mean is", "None" if running_var is None else "a tensor")
+    check(
+        both, name, "running_var", "given exactly where running_mean is", "None" if running_var is None else "a tensor"
+    )
     parameters = {"log_scale": log_scale, "bias": bias}
     if running_mean is not None and running_var is not None:
         running = {"running_mean": running_mean, "running_var": running_var}
