@@ -40,7 +40,7 @@ DEMO := runs/demo
 
 demo: build
 	$(PY) -m genkern info
-	$(PY) -m genkern train glow-small --data digits --out $(DEMO)
+	$(PY) -m genkern train glow-small --data digits --out $(DEMO) --resume
 	$(PY) -m genkern bench --quick
 	@echo "Look at $(DEMO)/samples.png and $(DEMO)/curves.png."
 
@@ -48,7 +48,6 @@ demo: build
 
 test: export GENKERN_WERROR := 1
 test: export GENKERN_BUILD := $(if $(CUDA),cuda,cpu)
-test: export GENKERN_CUDA_ARCHS := 80;90
 test: build lint tests interpreter smoke
 	@echo "All tests passed."
 
@@ -65,8 +64,8 @@ interpreter: build  # in a process of its own: kernels become interpreted ones w
 	TRITON_INTERPRET=1 $(PY) -m pytest -n $(JOBS) tests/triton
 
 smoke: build  # the demo's job, ten seconds of it
+	@rm -rf $(VENV)/smoke
 	$(PY) -m genkern train glow-small --data digits --steps 20 --out $(VENV)/smoke
-	@rm -r $(VENV)/smoke
 
 # -- make gpu ----------------------------------------------------------------------------------------------------------
 
