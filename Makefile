@@ -19,7 +19,7 @@ SHELL  := /bin/bash
 .PHONY: help demo test gpu clean build lint tests interpreter smoke op format
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
 
 # -- the environment and the build -------------------------------------------------------------------------------------
 
@@ -69,14 +69,13 @@ smoke: build  # the demo's job, ten seconds of it
 
 # -- make gpu ----------------------------------------------------------------------------------------------------------
 
-RESULTS = bench/results/$(shell $(PYTHON) -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))')-$(shell date +%F).json
-
 gpu: export PYTHONPATH := .
 gpu:
 	@$(PYTHON) -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else f"torch {torch.__version__} of $(PYTHON) sees no GPU")'
 	$(PYTHON) csrc/native.py
 	$(PYTHON) -m pytest -m gpu --ignore tests/triton
-	$(PYTHON) -m genkern.bench --device cuda --json $(RESULTS)
+	name=$$($(PYTHON) -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))'); \
+	    $(PYTHON) -m genkern.bench --device cuda --json "bench/results/$$name-$$(date +%F).json"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info genkern/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
