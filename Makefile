@@ -19,7 +19,7 @@ SHELL  := /bin/bash
 .PHONY: help demo test gpu clean build lint tests interpreter smoke op format
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
 
 # -- the environment and the build -------------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ DEMO := runs/demo
 
 demo: build
 	$(PY) -m genkern info
-	$(PY) -m genkern train glow-small --data digits --out $(DEMO)
+	$(PY) -m genkern train glow-small --data digits --out $(DEMO) --resume
 	$(PY) -m genkern bench --quick
 	@echo "Look at $(DEMO)/samples.png and $(DEMO)/curves.png."
 
@@ -48,7 +48,6 @@ demo: build
 
 test: export GENKERN_WERROR := 1
 test: export GENKERN_BUILD := $(if $(CUDA),cuda,cpu)
-test: export GENKERN_CUDA_ARCHS := 80;90
 test: build lint tests interpreter smoke
 	@echo "All tests passed."
 
@@ -65,19 +64,18 @@ interpreter: build  # in a process of its own: kernels become interpreted ones w
 	TRITON_INTERPRET=1 $(PY) -m pytest -n $(JOBS) tests/triton
 
 smoke: build  # the demo's job, ten seconds of it
+	@rm -rf $(VENV)/smoke
 	$(PY) -m genkern train glow-small --data digits --steps 20 --out $(VENV)/smoke
-	@rm -r $(VENV)/smoke
 
 # -- make gpu ----------------------------------------------------------------------------------------------------------
-
-RESULTS = bench/results/$(shell $(PYTHON) -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))')-$(shell date +%F).json
 
 gpu: export PYTHONPATH := .
 gpu:
 	@$(PYTHON) -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else f"torch {torch.__version__} of $(PYTHON) sees no GPU")'
 	$(PYTHON) csrc/native.py
 	$(PYTHON) -m pytest -m gpu --ignore tests/triton
-	$(PYTHON) -m genkern.bench --device cuda --json $(RESULTS)
+	name=$$($(PYTHON) -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))'); \
+	    $(PYTHON) -m genkern.bench --device cuda --json "bench/results/$$name-$$(date +%F).json"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info genkern/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -42,7 +42,7 @@ class Info(dict[str, Any]):
                 reasons.setdefault((device, *backends[device].values()), []).append(name)
         lines.append("")
         for (device, backend, why), names in sorted(reasons.items()):
-            which = "" if len(names) == len(ops) else f" ({', '.join(names)})"
+            which = "" if len(names) > len(ops) / 2 else f" ({', '.join(names)})"
             lines.append(f"{backend} on {device}: {why}{which}")
         return [line.rstrip() for line in lines]
 

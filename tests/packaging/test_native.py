@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_an_architecture_that_is_no_number_is_refused(monkeypatch):
 
 def test_max_jobs_and_cxx_are_respected(monkeypatch):
     monkeypatch.setenv("MAX_JOBS", "3")
-    monkeypatch.setenv("CXX", f"{sys.executable} -X utf8")
+    monkeypatch.setenv("CXX", f"{shlex.quote(sys.executable)} -X utf8")
     assert native.jobs() == 3
     assert native.find_cxx() == [sys.executable, "-X", "utf8"]
 

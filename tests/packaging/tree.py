@@ -46,6 +46,9 @@ def install(wheel: Path, to: Path) -> Path:
 
 def python(installed: Path, code: str) -> str:
     """What a program prints that finds genkern in `installed`, and the source tree nowhere."""
-    return succeed(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(installed)!r})\n{code}"], installed
-    )
+    start = f"""
+import sys
+sys.path.insert(0, {str(installed)!r})
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]  # of this tree
+"""
+    return succeed([sys.executable, "-I", "-c", start + code], installed)
