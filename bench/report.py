@@ -135,7 +135,9 @@ def legend(results: Results) -> str:
         lines.append(f"{LOSES} genkern is slower there")
     noisy = sum(row.noisy for row in rows)
     if noisy:
-        lines.append(f"{NOISE} the machine was busy: a plain copy's time varied by more than a third ({noisy} rows)")
+        lines.append(
+            f"{NOISE} the machine was busy: other programs had the core, or a copy's time varied ({noisy} rows)"
+        )
     load, cores = results.provenance["load"], results.provenance["cores"]
     if load and load[0] > cores:
         lines.append(f"the load was {load[0]:.1f} on {cores} cores: trust ratios, not milliseconds")

@@ -16,6 +16,7 @@ from .timing import Call, Spread, Timer, cuda_graph, interleave, ratio, timer_fo
 
 COPY, TRAFFIC = "copy of x", "copy of the traffic"
 NOISY = 0.35  # relative spread of a copy's time beyond which a machine was not quiet
+BUSY = 0.85  # least share of the time that this thread must have had a core to itself
 OK = "ok"
 
 
@@ -61,10 +62,12 @@ class Row:
     copy: Spread | None = None  # seconds of copy_ of x
     copies: Spread | None = None  # genkern in units of it
     roofline: float | None = None  # share of the copy bandwidth, or of the GEMM rate, whichever binds
+    on_core: float | None = None  # CPU: share of the time for which this thread ran; the rest went to other programs
 
     @property
     def noisy(self) -> bool:
-        return not self.launch and self.copy is not None and self.copy.relative > NOISY
+        restless = not self.launch and self.copy is not None and self.copy.relative > NOISY
+        return restless or (self.on_core is not None and self.on_core < BUSY)
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,10 @@ def measure(row: Row, calls: dict[str, Call], unit: Tensor, options: Options) ->
     half = torch.empty(max(row.bytes_moved // 8, 1), device=options.device)
     other = torch.empty_like(half).copy_(half.zero_())
     copies: dict[str, Call] = {COPY: lambda: target.copy_(source), TRAFFIC: lambda: other.copy_(half)}
+    wall, own = time.perf_counter(), time.thread_time()
     times = interleave({**calls, **copies}, timer, budget=options.budget, seed=options.seed)
+    if options.device.type == "cpu" and options.timer is None:
+        row.on_core = (time.thread_time() - own) / (time.perf_counter() - wall)
     row.copy = Spread.of(times[COPY])
     ours = times.get("genkern")
     for name in calls:

@@ -207,6 +207,7 @@ def test_everyone_runs_once_a_round_and_orders_differ():
 def test_a_busy_machine_is_noticed():
     assert a_row(copy=Spread(1e-3, 0.8e-3, 1.3e-3)).noisy
     assert not a_row(copy=Spread(1e-3, 0.9e-3, 1.1e-3)).noisy
+    assert a_row(on_core=0.5).noisy and not a_row(on_core=0.98).noisy
 
 
 def test_traffic_counts_each_input_and_output_once_and_so_backward():
@@ -310,7 +311,7 @@ def test_the_readme_command_writes_the_table_between_its_markers(tmp_path):
 
 def test_the_readme_shows_what_the_committed_results_say():
     block = readme.block((ROOT / "README.md").read_text())
-    if block is None:
+    if not block:
         pytest.skip("the README has no benchmark table")
     source = readme.SOURCE.search(block)
     assert source is not None, "the table does not name its results"

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from genkern.nn import AffineCoupling, FlowSequential, InvertibleConv1x1
 from torch import Tensor, nn
 
+from genkern.nn import AffineCoupling, FlowSequential, InvertibleConv1x1
 from genkern.ops import actnorm, affine_coupling, invertible_conv1x1
 
 from ..registry import Function, Inputs, Workload, seeded, shape_name
