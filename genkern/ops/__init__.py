@@ -12,6 +12,7 @@ from .invertible_conv1x1 import (
     plu_factors,
     plu_weight,
 )
+from .squeeze import squeeze, unsqueeze
 
 __all__ = [
     "actnorm",
@@ -25,4 +26,6 @@ __all__ = [
     "log_abs_det",
     "plu_factors",
     "plu_weight",
+    "squeeze",
+    "unsqueeze",
 ]

@@ -1,42 +1,10 @@
-#include <algorithm>
-
+#include "../../common/reduce.h"
 #include "gaussian_log_prob.h"
 
 namespace genkern::gaussian_log_prob {
 namespace {
 
-constexpr int LANES = 32;                 // accumulators
-constexpr int64_t CHUNK = 64 * LANES;     // elements before they are added up in float64
 constexpr double HALF_LN_2PI = 0.91893853320467274178;
-
-template <typename A>
-GENKERN_INLINE double sum_of(A (&lanes)[LANES]) {
-#pragma GCC unroll 5
-  for (int width = LANES / 2; width > 0; width /= 2) {
-#pragma omp simd
-    for (int j = 0; j < width; j++) lanes[j] += lanes[j + width];
-  }
-  return lanes[0];
-}
-
-// The sum of f(i) over [0, n).
-template <typename A, typename F>
-GENKERN_INLINE double sum(int64_t n, const F& f) {
-  double total = 0;
-  for (int64_t first = 0; first < n; first += CHUNK) {
-    A lanes[LANES] = {};
-    const int64_t last = std::min(first + CHUNK, n);
-    int64_t i = first;
-    for (; i + LANES <= last; i += LANES) {
-#pragma omp simd
-      for (int j = 0; j < LANES; j++) lanes[j] += f(i + j);
-    }
-#pragma omp simd
-    for (int64_t j = i; j < last; j++) lanes[j - i] += f(j);
-    total += sum_of(lanes);
-  }
-  return total;
-}
 
 template <typename T, typename A>
 GENKERN_INLINE double standard_loop(const T* x, int64_t n) {
