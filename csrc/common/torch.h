@@ -63,6 +63,12 @@ inline bool channels_last(const Tensor& tensor) {
   return tensor.size(0) <= 1 || tensor.stride(0) == expected;
 }
 
+inline Tensor dense_channels_last(const Tensor& tensor) {
+  using torch::headeronly::MemoryFormat;
+  if (channels_last(tensor)) return tensor;
+  return torch::stable::contiguous(tensor, tensor.dim() == 5 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast);
+}
+
 // Runs f over [0, n) on torch's own threads, in pieces of at least `grain`.
 template <typename F>
 void parallel(int64_t n, int64_t grain, const F& f) {

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ._native import native_library
 
@@ -110,7 +111,7 @@ class Op:
             raise ValueError(f"{self.name}: impl must be 'auto' or 'torch', got {impl!r}.")
         device = next(a.device for a in args if isinstance(a, Tensor))
         if impl == "torch" or device.type not in self.kernels:
-            if impl == "auto" and device.type == "cpu":
+            if impl == "auto" and device.type == "cpu" and not torch.compiler.is_compiling():
                 _warn_once()
             return self.reference(*args)
         if torch.compiler.is_compiling() or not self.differentiable:
@@ -284,8 +285,7 @@ def define_op(name: str, reference: Callable[..., Any], **description: Any) -> O
 
 @functools.cache
 def _warn_once() -> None:
-    if not torch.compiler.is_compiling():
-        warnings.warn(f"genkern runs on its PyTorch reference: {native_library().why_not}", stacklevel=5)
+    warnings.warn(f"genkern runs on its PyTorch reference: {native_library().why_not}", stacklevel=5)
 
 
 def _on_device(module: str, name: str) -> Callable[..., Any]:
@@ -391,6 +391,7 @@ def _lane_by_lane(overload: Any) -> Callable[..., Any]:
 def _vmap_rule(function: Callable[..., Any]) -> Callable[..., Any]:
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
         output = torch.vmap(function, in_dims=in_dims, randomness=info.randomness)(*args)
+        output = tree_map(lambda tensor: tensor.view_as(tensor), output)  # never an input itself
         return output, (0 if isinstance(output, Tensor) else (0,) * len(output))
 
     return rule

@@ -107,6 +107,28 @@ def test_the_passive_half_is_untouched_and_the_mask_passes():
     assert torch.equal(y[:, mask], x[:, mask])
 
 
+@pytest.mark.parametrize("channels", [6, 48])
+@pytest.mark.parametrize("order", ["channels_last", "permuted"])
+def test_compiled_code_may_view_outputs_of_any_order(channels, order):
+    """The shapes and strides that the compiler is told are those that the kernels return."""
+
+    def function(x, params):
+        y, log_det = affine_coupling(x, params)
+        return (y.reshape(len(y), -1) * 2).sum() + log_det.sum()
+
+    x, params = torch.randn(2, channels, 4, 6), torch.randn(2, channels, 4, 6)
+    if order == "channels_last":
+        x, params = (tensor.to(memory_format=torch.channels_last) for tensor in (x, params))
+    else:
+        x = x.transpose(2, 3).contiguous().transpose(2, 3)
+    x.requires_grad_(), params.requires_grad_()
+    torch._dynamo.reset()
+    value = torch.compile(function, fullgraph=True, backend="aot_eager")(x, params)
+    grads = torch.autograd.grad(value, (x, params))
+    for compiled, eager in zip(grads, torch.autograd.grad(function(x, params), (x, params)), strict=True):
+        torch.testing.assert_close(compiled, eager)
+
+
 @pytest.mark.parametrize(
     ("x", "params", "options", "text"),
     [

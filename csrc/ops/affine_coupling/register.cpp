@@ -73,8 +73,9 @@ std::tuple<Tensor, Tensor> forward_cpu(Tensor x, Tensor params, std::optional<Te
 std::tuple<Tensor, Tensor> backward_cpu(Tensor grad_y, Tensor grad_log_det, Tensor x, Tensor params,
                                         std::optional<Tensor> mask, std::string scale, double bound,
                                         std::string layout, bool flip, bool inverse) {
-  const bool last = use_channels_last(x, params, mask.has_value(), layout) && channels_last(grad_y);
-  if (!last) x = dense(x), params = dense(params), grad_y = dense(grad_y);
+  const bool last = use_channels_last(x, params, mask.has_value(), layout);
+  if (!last) x = dense(x), params = dense(params);
+  grad_y = last ? dense_channels_last(grad_y) : dense(grad_y);
   if (mask) mask = dense(*mask);
   grad_log_det = dense(grad_log_det);
   Tensor grad_x = output_like(x), grad_params = output_like(params);

@@ -79,6 +79,7 @@ def affine_coupling(
     check(bound > 0, "affine_coupling", "bound", "positive", bound)
     x, params = promote("affine_coupling", x=x, params=params)
     _check_shapes("affine_coupling", "params", x, params, mask, 2)
+    x, params = _in_one_order(x, params, mask is None and layout != "interleaved")
     if layout == "interleaved" and x.dim() == 2:  # channels alternate element by element: no run to vectorise over
         layout, params = "shift_scale", torch.cat([params[:, 0::2], params[:, 1::2]], dim=1)
     return _op(x, params, _bytes(mask), scale, float(bound), layout, flip, inverse, impl=impl)
@@ -120,6 +121,7 @@ def additive_coupling(
     """
     x, shift = promote("additive_coupling", x=x, shift=shift)
     _check_shapes("additive_coupling", "shift", x, shift, mask, 1)
+    x, shift = _in_one_order(x, shift, mask is None)
     return _op(x, shift, _bytes(mask), "none", 1.0, "scale_shift", flip, inverse, impl=impl)
 
 
@@ -143,6 +145,17 @@ def _check_shapes(op: str, name: str, x: Tensor, params: Tensor, mask: Tensor | 
     check(mask.shape == x.shape[1:], op, "mask", "of the shape of one sample", (mask.shape, "x is", x.shape))
     check(mask.device == x.device, op, "mask", "on the device of x", mask.device)
     check(not mask.is_floating_point(), op, "mask", "bool or uint8", mask.dtype, TypeError)
+
+
+def _in_one_order(x: Tensor, params: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Both tensors contiguous, or both channels-last where runs of channels fill a vector: so are the outputs."""
+    if x.is_contiguous() and params.is_contiguous():
+        return x, params
+    if channels_last and x.dim() in (4, 5) and params.shape[1] >= 32:
+        order = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        if x.is_contiguous(memory_format=order) and params.is_contiguous(memory_format=order):
+            return x, params
+    return x.contiguous(), params.contiguous()
 
 
 def _bytes(mask: Tensor | None) -> Tensor | None:
