@@ -2,6 +2,7 @@
 
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
+from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .flow_batch_norm import flow_batch_norm
 from .gaussian_log_prob import gaussian_log_prob
 from .invertible_conv1x1 import (
@@ -18,14 +19,18 @@ __all__ = [
     "actnorm",
     "additive_coupling",
     "affine_coupling",
+    "bits_per_dim",
+    "dequantize",
     "flow_batch_norm",
     "fold_actnorm",
     "gaussian_log_prob",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",
     "log_abs_det",
+    "logit_transform",
     "plu_factors",
     "plu_weight",
+    "quantize",
     "squeeze",
     "unsqueeze",
 ]

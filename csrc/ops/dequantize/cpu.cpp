@@ -16,7 +16,7 @@ GENKERN_INLINE void uniform_loop(const A* __restrict x, const A* __restrict u, A
 template <typename A>
 GENKERN_INLINE double logit_loop(const A* __restrict x, const A* __restrict u, A* __restrict y, int64_t n, A levels,
                                  A alpha, A margin) {
-  return sum<A>(n, [=](int64_t i) {
+  return sum_over<A>(n, [=](int64_t i) {
     const bool valid = x[i] >= A(0) && x[i] < levels;
     const Logit<A> l = logit(x[i], dequantized(x[i], u[i], levels), levels, alpha, margin);
     y[i] = or_nan(valid, l.z);

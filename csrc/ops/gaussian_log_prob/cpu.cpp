@@ -8,12 +8,12 @@ constexpr double HALF_LN_2PI = 0.91893853320467274178;
 
 template <typename T, typename A>
 GENKERN_INLINE double standard_loop(const T* x, int64_t n) {
-  return A(-0.5) * sum<A>(n, [=](int64_t i) { return load(x[i]) * load(x[i]); });
+  return A(-0.5) * sum_over<A>(n, [=](int64_t i) { return load(x[i]) * load(x[i]); });
 }
 
 template <typename T, typename A>
 GENKERN_INLINE double gaussian_loop(const T* x, const T* mean, const T* log_std, int64_t n) {
-  return sum<A>(n, [=](int64_t i) { return term<A>(load(x[i]), load(mean[i]), load(log_std[i])); });
+  return sum_over<A>(n, [=](int64_t i) { return term<A>(load(x[i]), load(mean[i]), load(log_std[i])); });
 }
 
 template <typename T, typename A>
