@@ -237,7 +237,8 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         table.add_row(name, f"{value:.4f}", summary["unit"], style="bold" if i == 0 else "")
     if "reconstruction" in summary:
         error = summary["reconstruction"]
-        table.add_row("reconstruction error", f"{error['rmse']:.2e}", f"rmse ({error['max']:.2e} at most)")
+        rounded = f", {error['before_rounding']:.1e} before rounding" if "before_rounding" in error else ""
+        table.add_row("reconstruction error", f"{error['rmse']:.1e}", f"rmse ({error['max']:.1e} at most{rounded})")
     console = Console()
     console.print(table)
     console.print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; everything is in {folder}", highlight=False)
