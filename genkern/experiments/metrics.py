@@ -81,7 +81,7 @@ def histogram_bits_per_dim(train: Tensor, test: Tensor, levels: int) -> float:
     """Of a histogram for each pixel alone, with one imagined sample of each level (Laplace's rule)."""
     counts = torch.ones(train[0].numel(), levels, dtype=torch.float64)
     rows = train.flatten(1).long().T  # [pixels, N]
-    counts.scatter_add_(1, rows, torch.oneslike(rows, dtype=torch.float64))
+    counts.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
     log2 = (counts / counts.sum(1, keepdim=True)).log2()
     return float(-log2.gather(1, test.flatten(1).long().T).mean())
 
