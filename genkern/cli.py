@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -136,19 +135,29 @@ def sample(
 
 
 @app.command()
-def models() -> None:
-    """List the models and their presets."""
+def models(
+    name: Annotated[str | None, typer.Argument(help="A preset, to see every field that --set can change.")] = None,
+) -> None:
+    """List the presets, or show one."""
     from rich.console import Console
     from rich.table import Table
 
+    from ._names import unknown
     from .models import presets
 
-    table = Table("preset", "model", "can say", "config", box=None, header_style="bold", pad_edge=False)
-    for name, (model, config) in presets().items():
-        fields = ", ".join(f"{field}={value!r}" for field, value in dataclasses.asdict(config).items())
-        can = sorted(word for word in _capabilities(model))
-        table.add_row(name, model.__name__, ", ".join(can), fields)
-    Console().print(table)
+    known = presets()
+    if name is not None:
+        if name not in known:
+            raise unknown("model", name, known)
+        print(f"{name}: {known[name].model.__name__}, which has {', '.join(_capabilities(known[name].model))}")
+        for field, value in vars(known[name].config).items():
+            print(f"  {field}={value!r}")
+        return
+    table = Table("preset", "shape", "levels", "system", box=None, header_style="bold", pad_edge=False)
+    for name, (model, config) in known.items():
+        system = (sys.modules[model.__module__].__doc__ or model.__name__).strip().splitlines()[0]
+        table.add_row(name, "x".join(map(str, config.shape)), str(config.levels or "-"), system)
+    Console().print(table, highlight=False)
 
 
 @app.command()
@@ -237,7 +246,8 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         table.add_row(name, f"{value:.4f}", summary["unit"], style="bold" if i == 0 else "")
     if "reconstruction" in summary:
         error = summary["reconstruction"]
-        table.add_row("reconstruction error", f"{error['rmse']:.2e}", f"rmse ({error['max']:.2e} at most)")
+        rounded = f", {error['before_rounding']:.1e} before rounding" if "before_rounding" in error else ""
+        table.add_row("reconstruction error", f"{error['rmse']:.1e}", f"rmse ({error['max']:.1e} at most{rounded})")
     console = Console()
     console.print(table)
     console.print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; everything is in {folder}", highlight=False)

@@ -148,11 +148,13 @@ def test_a_defect_of_genkern_keeps_its_trace(genkern_command, monkeypatch):
         cli.main()
 
 
-def test_models_are_listed_with_what_they_can_say(genkern_command):
+def test_models_are_listed_and_one_is_shown(genkern_command):
     code, out, _ = genkern_command("models")
-    assert code == 0
-    row = next(line for line in out.splitlines() if line.startswith("toy-vectors"))
-    assert "Pixels" in row and "log_prob" in row
+    row = next(line for line in out.splitlines() if line.startswith("toy-pixels"))
+    assert code == 0 and "1x8x8" in row and "17" in row and "smallest model" in row
+    code, out, _ = genkern_command("models", "toy-vectors")
+    assert code == 0 and "Pixels, which has log_prob, reconstruct" in out and "  shape=(2,)\n" in out
+    assert "did you mean 'toy-pixels'" in genkern_command("models", "toy-pixel")[2]
 
 
 def test_info_prints_versions(genkern_command):

@@ -31,7 +31,7 @@ def nll_sum(model: GenerativeModel, x: Tensor, *, key: Tensor, rank: int = 0, wo
     total = torch.zeros((), dtype=torch.float64, device=key.device if key.device.type != "mps" else "cpu")
     for i, chunk in enumerate(x.split(CHUNK)):
         if i % world_size == rank:
-            total += _nll(model, chunk.to(key.device), random.fold_in(key, i)).to(total)
+            total += _nll(model, like(model, chunk), random.fold_in(key, i)).to(total)
     model.train(training)
     return total
 
@@ -41,6 +41,12 @@ def _nll(model: GenerativeModel, x: Tensor, key: Tensor) -> Tensor:
         if name in model.capabilities:
             return -getattr(model, name)(x, key=key).double().sum()
     return model.loss(Batch(x), key=key).total.double() * len(x)
+
+
+def like(model: GenerativeModel, x: Tensor) -> Tensor:
+    """Samples on the model's device and, where they are vectors, in its dtype."""
+    parameter = next(model.parameters())
+    return x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype)
 
 
 def per_unit(nats: float, model: GenerativeModel) -> float:
@@ -88,11 +94,13 @@ def gaussian_nats(train: Tensor, test: Tensor) -> float:
 
 @torch.no_grad()
 def reconstruction_error(model: GenerativeModel, x: Tensor) -> dict[str, float]:
-    """Root mean square and largest difference of ``x`` and its reconstruction, in the units of the data."""
-    device = next(model.parameters()).device
-    differences = [
-        (model.reconstruct(chunk.to(device)).double() - chunk.to(device).double()).cpu()  # type: ignore[operator]
-        for chunk in x.split(CHUNK)
-    ]
-    difference = torch.cat(differences)
-    return {"rmse": float(difference.square().mean().sqrt()), "max": float(difference.abs().max())}
+    """Root mean square and largest difference of ``x`` and its reconstruction, in the units of the data.
+
+    A flow gives integer pixels back exactly; ``before_rounding`` is then the largest difference that rounding hid.
+    """
+    pairs = [(chunk, model.reconstruct(chunk)) for chunk in like(model, x).split(CHUNK)]  # type: ignore[operator]
+    difference = torch.cat([(again.double() - chunk.double()).cpu() for chunk, again in pairs])
+    error = {"rmse": float(difference.square().mean().sqrt()), "max": float(difference.abs().max())}
+    if hasattr(model, "reconstruction_error") and model.config.levels is not None:
+        error["before_rounding"] = float(model.reconstruction_error(like(model, x[:CHUNK])))  # type: ignore[operator]
+    return error

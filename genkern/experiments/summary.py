@@ -74,7 +74,7 @@ def save_samples(
         figures.save_grid(path, model.sample(n or N_SAMPLES, key=key, temperature=temperature), config.levels)
     elif tuple(config.shape) == (2,) and data_set is not None:
         points = model.sample(n or N_POINTS, key=key, temperature=temperature)
-        log_prob = (lambda x: model.log_prob(x.to(key.device))) if "log_prob" in model.capabilities else None  # type: ignore[operator]
+        log_prob = (lambda x: model.log_prob(metrics.like(model, x))) if "log_prob" in model.capabilities else None  # type: ignore[operator]
         figures.save_density(path, points, data_set.test, log_prob)
     else:
         raise ValueError(f"there is no picture of samples of shape {list(config.shape)}; save an array (.npy) instead.")

@@ -8,6 +8,7 @@ process ``r`` takes its part of the batch and tells the model at which sample it
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import os
@@ -61,6 +62,9 @@ def train(
         FileExistsError: where the folder holds something else.
         Interrupted, Diverged: see there.
     """
+    for package in ("safetensors", "matplotlib"):  # not only when the run ends
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"training needs {package}: pip install 'genkern[train]'")
     data_set = data.load(config.data)
     torch.manual_seed(config.seed)  # initial weights
     model = models.build(config.model, shape=data_set.shape, levels=data_set.levels, **config.options)

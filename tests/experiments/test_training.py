@@ -161,11 +161,14 @@ def test_a_run_that_diverges_says_so(tmp_path):
         train(config, tmp_path, device="cpu")
 
 
-def test_mixed_precision_and_vectors_train(tmp_path):
-    config = TrainConfig("toy-vectors", data="checkerboard", precision="bf16", steps=10, weight_decay=0.01)
+@pytest.mark.parametrize("precision", ["bf16", "64"])
+def test_other_precisions_train_vectors(tmp_path, precision):
+    config = TrainConfig("toy-vectors", data="checkerboard", precision=precision, steps=10, weight_decay=0.01)
     summary = train(config, tmp_path, device="cpu")
     assert summary["unit"] == "nats" and summary["test"] > summary["baselines"]["exact entropy"] == math.log(32)
     assert (tmp_path / "samples.png").stat().st_size > 1000
+    logits = models.load(tmp_path / "best").logits
+    assert logits.dtype == (torch.float64 if precision == "64" else torch.float32)
 
 
 # -- folders --------------------------------------------------------------------------------------------------------
