@@ -15,15 +15,15 @@
 namespace genkern {
 
 struct Channels {
-  static constexpr int64_t SHORT = 32;       // an inner run below this is walked by columns
-  static constexpr int64_t WIDTH = 512;      // columns at a time
-  static constexpr int64_t DEPTH = 32;       // rows that one accumulator sums before it is widened to double
-  static constexpr int64_t UNIT = 16384;     // elements in a unit of work, about
-  static constexpr int64_t PER_SUM = 1024;   // elements in a partial sum, at least
+  static constexpr int64_t SHORT = 32;      // an inner run below this is walked by columns
+  static constexpr int64_t WIDTH = 512;     // columns at a time
+  static constexpr int64_t DEPTH = 32;      // rows that one accumulator sums before it is widened to double
+  static constexpr int64_t UNIT = 16384;    // elements in a unit of work, about
+  static constexpr int64_t PER_SUM = 1024;  // elements in a partial sum, at least
 
   int64_t total = 0, outer = 0, channels = 0, inner = 0;
   bool columns = false;
-  int64_t period = 0;                 // elements between rows
+  int64_t period = 0;                      // elements between rows
   int64_t depth = 1, width = 1, span = 1;  // of a unit: rows, then columns or channels, and elements of a run
   int64_t deep = 0, wide = 0, spans = 0;   // how many units there are of each
 
@@ -51,7 +51,7 @@ struct Channels {
 
   int64_t units() const { return deep * wide * spans; }
   int64_t unit_size() const { return depth * width * span; }
-  int64_t slots() const { return deep * spans; }              // partial sums of each channel
+  int64_t slots() const { return deep * spans; }  // partial sums of each channel
   int64_t parameters() const { return columns ? period : channels; }
   int64_t channel(int64_t parameter) const { return columns ? parameter / inner % channels : parameter; }
 
@@ -60,7 +60,8 @@ struct Channels {
   };
   Unit unit(int64_t number) const {
     const int64_t d = number / (wide * spans), w = number / spans % wide, s = number % spans;
-    const int64_t rows = columns ? (total + period - 1) / period : outer, columns_or_channels = columns ? period : channels;
+    const int64_t rows = columns ? (total + period - 1) / period : outer,
+                  columns_or_channels = columns ? period : channels;
     Unit u{};
     u.row = d * depth, u.rows = std::min(depth, rows - u.row);
     u.first = w * width, u.count = std::min(width, columns_or_channels - u.first);

@@ -15,7 +15,8 @@ GENKERN_INLINE void apply_run_loop(const T* __restrict x, T* __restrict y, int64
 
 template <typename T, typename A>
 GENKERN_INLINE void apply_row_loop(const T* __restrict x, T* __restrict y, int64_t n, const A* __restrict center,
-                                   const A* __restrict mantissa, const A* __restrict power, const A* __restrict offset) {
+                                   const A* __restrict mantissa, const A* __restrict power,
+                                   const A* __restrict offset) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) y[i] = store<T>((load(x[i]) + center[i]) * mantissa[i] * power[i] + offset[i]);
 }

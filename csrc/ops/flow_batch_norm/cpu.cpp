@@ -32,23 +32,29 @@ GENKERN_INLINE Deviations<A> deviations(const T* __restrict x, int64_t n, A abou
   return {sum_of_lanes(sums), sum_of_lanes(squares)};
 }
 
-// Two passes over each block: about its first element, and about the mean that this gives.
+// The mean from the sum, or corrected by the sum of deviations from its rounding; that of half-precision elements is
+// nearly exact as it comes, where deviations would round them all the same way.
+template <typename T>
+GENKERN_INLINE double mean_of(double sum, double about, double rest, double count) {
+  return sizeof(T) == 2 ? sum / count : about + rest / count;
+}
+
+// Two passes over each block: about zero, and about the mean that this gives.
 template <typename T, typename A>
 GENKERN_INLINE void moments_run_loop(const T* __restrict x, int64_t n, Moments* __restrict sums) {
   for (int64_t first = 0; first < n; first += BLOCK) {
     const int64_t count = n - first < BLOCK ? n - first : BLOCK;
-    const A origin = load(x[first]);
-    const A about = origin + deviations<T, A>(x + first, count, origin).sum / A(count);
+    const A sum = deviations<T, A>(x + first, count, A(0)).sum, about = sum / A(count);
     const Deviations<A> rest = deviations<T, A>(x + first, count, about);
-    const double off = double(rest.sum) / double(count);
-    sums->add(double(count), about + off, rest.squares - off * rest.sum);
+    const double squares = rest.squares - double(rest.sum) * double(rest.sum) / double(count);
+    sums->add(double(count), mean_of<T>(sum, about, rest.sum, double(count)), squares);
   }
 }
 
 template <typename T, typename A>
-GENKERN_INLINE void sum_row_loop(const T* __restrict x, int64_t n, const A* __restrict about, A* __restrict sums) {
+GENKERN_INLINE void sum_row_loop(const T* __restrict x, int64_t n, A* __restrict sums) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; i++) sums[i] += load(x[i]) - about[i];
+  for (int64_t i = 0; i < n; i++) sums[i] += load(x[i]);
 }
 
 template <typename T, typename A>
@@ -71,8 +77,8 @@ GENKERN_INLINE void combine_run_loop(const T* __restrict grad_y, const T* __rest
 
 template <typename T, typename A>
 GENKERN_INLINE void combine_row_loop(const T* __restrict grad_y, const T* __restrict x, T* __restrict grad_x, int64_t n,
-                                     const A* __restrict center, const A* __restrict mantissa, const A* __restrict power,
-                                     const A* __restrict slope, const A* __restrict offset) {
+                                     const A* __restrict center, const A* __restrict mantissa,
+                                     const A* __restrict power, const A* __restrict slope, const A* __restrict offset) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++)
     grad_x[i] = store<T>(load(grad_y[i]) * mantissa[i] * power[i] + (slope[i] * (load(x[i]) + center[i]) + offset[i]));
@@ -80,7 +86,7 @@ GENKERN_INLINE void combine_row_loop(const T* __restrict grad_y, const T* __rest
 
 #define GENKERN_DEFINE(T, A)                                                                                         \
   GENKERN_CLONES void moments_run(const T* x, int64_t n, Moments* sums) { moments_run_loop<T, A>(x, n, sums); }      \
-  GENKERN_CLONES void sum_row(const T* x, int64_t n, const A* about, A* sums) { sum_row_loop(x, n, about, sums); }   \
+  GENKERN_CLONES void sum_row(const T* x, int64_t n, A* sums) { sum_row_loop(x, n, sums); }                           \
   GENKERN_CLONES void square_row(const T* x, int64_t n, const A* about, A* sums, A* squares) {                       \
     square_row_loop(x, n, about, sums, squares);                                                                     \
   }                                                                                                                  \
@@ -97,23 +103,22 @@ GENKERN_DEFINE(double, double)
 GENKERN_DEFINE(Half, float)
 GENKERN_DEFINE(BFloat16, float)
 
-// The rows of a unit, read twice: about the first row, and about the means that this gives.
+// The rows of a unit, read twice: about zero, and about the means that this gives.
 template <typename T, typename A = arithmetic_t<T>>
 void moments_of_rows(const Channels& shape, const Channels::Unit& unit, const T* x, Moments* partial) {
   A about[Channels::WIDTH], sums[Channels::WIDTH] = {}, rest[Channels::WIDTH] = {}, squares[Channels::WIDTH] = {};
   int64_t whole = 0, tail = 0;  // rows, and columns of the last row where that is cut short
   shape.pieces(unit, [&](int64_t at, int64_t n, int64_t) {
-    if (whole == 0)
-      for (int64_t i = 0; i < n; i++) about[i] = load(x[at + i]);
     n == unit.count ? whole++ : tail = n;
-    sum_row(x + at, n, about, sums);
+    sum_row(x + at, n, sums);
   });
   const int64_t columns = whole > 0 ? unit.count : tail;
-  for (int64_t i = 0; i < columns; i++) about[i] += sums[i] / A(whole + (i < tail));
+  for (int64_t i = 0; i < columns; i++) about[i] = sums[i] / A(whole + (i < tail));
   shape.pieces(unit, [&](int64_t at, int64_t n, int64_t) { square_row(x + at, n, about, rest, squares); });
   for (int64_t i = 0; i < columns; i++) {
-    const double count = double(whole + (i < tail)), off = double(rest[i]) / count;
-    partial[shape.channel(unit.first + i)].add(count, about[i] + off, squares[i] - off * rest[i]);
+    const double count = double(whole + (i < tail)), deviation = squares[i] - double(rest[i]) * double(rest[i]) / count;
+    const double mean = mean_of<T>(sums[i], about[i], rest[i], count);
+    partial[shape.channel(unit.first + i)].add(count, mean, deviation);
   }
 }
 
@@ -134,7 +139,8 @@ void moments(const Channels& shape, const void* x, Moments* partial, int64_t beg
 
 template <typename T>
 void combine(const Channels& shape, const actnorm::Parameters<arithmetic_t<T>>& parameters,
-             const arithmetic_t<T>* slope, const void* grad_y, const void* x, void* grad_x, int64_t begin, int64_t end) {
+             const arithmetic_t<T>* slope, const void* grad_y, const void* x, void* grad_x, int64_t begin,
+             int64_t end) {
   const auto& [center, mantissa, power, offset] = parameters;
   const T *g = static_cast<const T*>(grad_y), *from = static_cast<const T*>(x);
   T* to = static_cast<T*>(grad_x);

@@ -16,9 +16,8 @@ std::tuple<Tensor, Tensor> statistics_cpu(Tensor x) {
     using T = decltype(type);
     using A = arithmetic_t<T>;
     std::vector<Moments> partial(shape.slots() * channels), whole(channels);
-    parallel_units(shape, [&](int64_t begin, int64_t end) {
-      moments<T>(shape, x.data_ptr(), partial.data(), begin, end);
-    });
+    parallel_units(shape,
+                   [&](int64_t begin, int64_t end) { moments<T>(shape, x.data_ptr(), partial.data(), begin, end); });
     for (int64_t slot = 0; slot < shape.slots(); slot++)
       for (int64_t c = 0; c < channels; c++) {
         const Moments& part = partial[slot * channels + c];
@@ -60,8 +59,8 @@ std::tuple<Tensor, Tensor> forward_cpu(Tensor x, Tensor log_scale, Tensor bias, 
     using A = arithmetic_t<T>;
     const A *b = data<A>(bias), *mu = data<A>(mean);
     const std::vector<double> logs = log_factors<A>(log_scale, variance, eps);
-    const actnorm::Parameters<A> parameters(
-        shape, [&](int64_t c) { return std::array<double, 3>{-mu[c], logs[c], b[c]}; });
+    const actnorm::Parameters<A> parameters(shape,
+                                            [&](int64_t c) { return std::array<double, 3>{-mu[c], logs[c], b[c]}; });
     parallel_units(shape, [&](int64_t begin, int64_t end) {
       actnorm::apply<T>(shape, parameters, x.data_ptr(), y.data_ptr(), begin, end);
     });

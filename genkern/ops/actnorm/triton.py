@@ -169,23 +169,24 @@ def actnorm_backward(
     x, grad_x = dense(x)
     grad_y = in_layout_of(x, grad_y)
     grads = [torch.empty_like(parameter) for parameter in (log_scale, before, after)]
-    if not x.numel():
-        return grad_x, *(grad.zero_() for grad in grads)
-    if not (needs_log_scale or needs_before or needs_after):
-        apply(grad_y, grad_x, before, log_scale, after, SHIFT=False, INVERSE=inverse)
-        return grad_x, *(x.new_empty(0, dtype=grad.dtype) for grad in grads)
-    center = after if inverse else before
-    partial = partial_sums(grad_y, x, grad_x if needs_x else None, center, log_scale, inverse)
-    channels = x.shape[1]
-    block = min(128, triton.next_power_of_2(channels))
-    _finish[(triton.cdiv(channels, block),)](
-        partial, grad_log_det.contiguous(), log_scale, *grads, partial.shape[0], channels, x.shape[0],
-        x.shape[2:].numel(), INVERSE=inverse, BLOCK=block,
-    )  # fmt: skip
     needs = (needs_x, needs_log_scale, needs_before, needs_after)
-    results = zip(needs, (grad_x, *grads), strict=True)
-    first, *rest = (grad if needed else grad.new_empty(0) for needed, grad in results)
-    return first, rest[0], rest[1], rest[2]
+    if not x.numel():
+        for grad in grads:
+            grad.zero_()
+    elif not any(needs[1:]):
+        apply(grad_y, grad_x, before, log_scale, after, SHIFT=False, INVERSE=inverse)
+    else:
+        center = after if inverse else before
+        partial = partial_sums(grad_y, x, grad_x if needs_x else None, center, log_scale, inverse)
+        channels = x.shape[1]
+        block = min(128, triton.next_power_of_2(channels))
+        _finish[(triton.cdiv(channels, block),)](
+            partial, grad_log_det.contiguous(), log_scale, *grads, partial.shape[0], channels, x.shape[0],
+            x.shape[2:].numel(), INVERSE=inverse, BLOCK=block,
+        )  # fmt: skip
+    pairs = zip(needs, (grad_x, *grads), strict=True)
+    first, second, third, fourth = (grad if needed else grad.new_empty(0) for needed, grad in pairs)
+    return first, second, third, fourth
 
 
 _TYPES = dict.fromkeys(("x", "y", "grad_y", "grad_x"), "*bf16")

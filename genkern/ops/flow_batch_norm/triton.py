@@ -30,8 +30,7 @@ def _moments(x, partial, rows, channels, inner, A: tl.constexpr, ROWS: tl.conste
     c = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     first = tl.program_id(1).to(tl.int64) * (ROWS * STEPS)
     count = tl.minimum(rows - first, ROWS * STEPS).to(A)
-    origin = tl.load(x + (first // inner * channels + c) * inner + first % inner, c < channels, other=0).to(A)
-    about = origin
+    about = tl.zeros([1, COLUMNS], A)
     for again in range(2):
         sums = tl.zeros([ROWS, COLUMNS], A)
         squares = tl.zeros([ROWS, COLUMNS], A)
@@ -43,13 +42,11 @@ def _moments(x, partial, rows, channels, inner, A: tl.constexpr, ROWS: tl.conste
             sums += d
             squares += d * d
         total = tl.sum(sums, axis=0)[None, :]
-        if again == 0:
-            about += total / count
-        else:
-            to = partial + (tl.program_id(1) * channels + c) * 3
-            tl.store(to, about, c < channels)
-            tl.store(to + 1, total, c < channels)
-            tl.store(to + 2, tl.sum(squares, axis=0)[None, :], c < channels)
+        to = partial + ((tl.program_id(1) * 2 + again) * channels + c) * 3
+        tl.store(to, about, c < channels)
+        tl.store(to + 1, total, c < channels)
+        tl.store(to + 2, tl.sum(squares, axis=0)[None, :], c < channels)
+        about += total / count
 
 
 # one program: BLOCK elements; grad_x = f g + slope (x - mean) + offset with f = half^2
@@ -75,15 +72,17 @@ def flow_batch_norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     x, _ = dense(x)
     total, channels, inner = sizes(x)
     grid, tile = tiles(x)
-    partial = x.new_empty(grid[1], channels, 3, dtype=_triton.wide(x))
+    partial = x.new_empty(grid[1], 2, channels, 3, dtype=_triton.wide(x))
     _moments[grid](x, partial, total // channels, channels, inner, A=ACC[partial.dtype], **tile)
-    about, sums, squares = partial.double().unbind(2)  # [slots, C]
+    first, second = partial.double().unbind(1)  # [slots, C, 3]: what sums are about, sum, sum of squares
     rows, chunk = total // channels, tile["ROWS"] * STEPS
     counts = torch.full((grid[1], 1), chunk, dtype=torch.float64, device=x.device)
     counts[-1] = rows - (grid[1] - 1) * chunk
-    means = about + sums / counts
+    # corrected by the deviations from its rounding, save that half-precision elements give it nearly exactly as it is
+    best = first if x.element_size() == 2 else second
+    means = best[..., 0] + best[..., 1] / counts
     mean = (counts * means).sum(0) / rows
-    deviations = squares - sums.square() / counts + counts * (means - mean).square()
+    deviations = second[..., 2] - second[..., 1].square() / counts + counts * (means - mean).square()
     return mean.to(partial.dtype), (deviations.sum(0).clamp(min=0) / rows).to(partial.dtype)
 
 
