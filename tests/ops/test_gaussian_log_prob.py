@@ -22,9 +22,14 @@ class TestGaussianLogProb(OpSuite):
         Case("long", gaussian_log_prob, dict.fromkeys(("x", "mean", "log_std"), (2, 3, 29, 53))),
         Case("standard", gaussian_log_prob, {"x": (5, 3, 9, 8)}),
         Case("mean-only", of_mean, {"x": (3, 33), "mean": (3, 33)}),
-        Case("channels", gaussian_log_prob, {"x": (3, 4, 5, 3), "mean": (4, 1, 1), "log_std": (1, 4, 1, 1)}, batched=False),
+        Case(
+            "channels",
+            gaussian_log_prob,
+            {"x": (3, 4, 5, 3), "mean": (4, 1, 1), "log_std": (1, 4, 1, 1)},
+            batched=False,
+        ),
         Case("shared", of_log_std, {"x": (3, 4, 5), "log_std": (1, 4, 5)}, batched=False),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -24,8 +24,16 @@ std::tuple<Tensor, Tensor> dequantize_cpu(Tensor x, Tensor key, int64_t levels, 
   Tensor y = output(x, sizes_of(x), dtype);
   const int64_t batch = x.size(0), elements = batch == 0 ? 0 : x.numel() / batch;
   Tensor log_det = output(x, {batch}, wide(y));
-  const Dequantize call{elements, levels, alpha.value_or(-1.0), margin, uint64_t(*data<int64_t>(key)), sample_offset,
-                        integer(x.scalar_type()), x.data_ptr(), y.data_ptr(), log_det.data_ptr()};
+  const Dequantize call{elements,
+                        levels,
+                        alpha.value_or(-1.0),
+                        margin,
+                        uint64_t(*data<int64_t>(key)),
+                        sample_offset,
+                        integer(x.scalar_type()),
+                        x.data_ptr(),
+                        y.data_ptr(),
+                        log_det.data_ptr()};
   dispatch("dequantize", dtype, [&](auto type) {
     parallel(batch, GRAIN / std::max<int64_t>(elements, 1),
              [&](int64_t begin, int64_t end) { dequantize<decltype(type)>(call, begin, end); });

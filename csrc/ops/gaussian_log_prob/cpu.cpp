@@ -24,8 +24,8 @@ GENKERN_INLINE void standard_backward_loop(A grad, const T* __restrict x, T* __r
 
 template <typename T, typename A>
 GENKERN_INLINE void gaussian_backward_loop(A grad, const T* __restrict x, const T* __restrict mean,
-                                           const T* __restrict log_std, T* __restrict grad_x,
-                                           T* __restrict grad_mean, T* __restrict grad_log_std, int64_t n) {
+                                           const T* __restrict log_std, T* __restrict grad_x, T* __restrict grad_mean,
+                                           T* __restrict grad_log_std, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
     const Gradients<A> g = gradients<A>(grad, load(x[i]), load(mean[i]), load(log_std[i]));
@@ -62,9 +62,9 @@ void forward(const Forward& call, int64_t begin, int64_t end) {
           *log_std = static_cast<const T*>(call.log_std);
   const int64_t n = call.elements;
   for (int64_t b = begin; b < end; b++) {
-    const double total = mean == nullptr ? standard(x + b * n, n)
-                                         : gaussian(x + b * n, mean + b * call.mean_stride,
-                                                    log_std + b * call.log_std_stride, n);
+    const double total = mean == nullptr
+                             ? standard(x + b * n, n)
+                             : gaussian(x + b * n, mean + b * call.mean_stride, log_std + b * call.log_std_stride, n);
     static_cast<A*>(call.log_prob)[b] = A(total - HALF_LN_2PI * double(n));
   }
 }
@@ -82,8 +82,8 @@ void backward(const Backward& call, int64_t begin, int64_t end) {
     if (mean == nullptr) {
       standard_backward(grad, x + b * n, grad_x + b * n, n);
     } else {
-      gaussian_backward(grad, x + b * n, mean + b * call.mean_stride, log_std + b * call.log_std_stride,
-                        grad_x + b * n, grad_mean + b * n, grad_log_std + b * n, n);
+      gaussian_backward(grad, x + b * n, mean + b * call.mean_stride, log_std + b * call.log_std_stride, grad_x + b * n,
+                        grad_mean + b * n, grad_log_std + b * n, n);
     }
   }
 }

@@ -30,9 +30,7 @@ struct Gradient {
   Gradient(const Tensor& like, bool last) : result(output_like(like)), written(result) {
     if (last ? !channels_last(result) : !result.is_contiguous()) written = output(like, sizes_of(like));
   }
-  static std::vector<int64_t> sizes_of(const Tensor& tensor) {
-    return {tensor.sizes().begin(), tensor.sizes().end()};
-  }
+  static std::vector<int64_t> sizes_of(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
   Tensor done() {
     if (written.data_ptr() != result.data_ptr()) torch::stable::copy_(result, written);
     return result;
@@ -48,7 +46,8 @@ Tensor run_forward(const Tensor& like, const Forward& partial) {
   call.elements = batch == 0 ? 0 : like.numel() / batch;
   call.log_prob = log_prob.data_ptr();
   dispatch("gaussian_log_prob", like.scalar_type(), [&](auto type) {
-    parallel(batch, grain(call.elements), [&](int64_t begin, int64_t end) { forward<decltype(type)>(call, begin, end); });
+    parallel(batch, grain(call.elements),
+             [&](int64_t begin, int64_t end) { forward<decltype(type)>(call, begin, end); });
   });
   return log_prob;
 }
@@ -74,9 +73,9 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad, Tensor x, Tensor me
   grad = dense(grad);
   const Parameter m = parameter(mean, last), s = parameter(log_std, last);
   const int64_t batch = x.size(0), elements = batch == 0 ? 0 : x.numel() / batch;
-  run_backward(x, {elements, m.stride, s.stride, grad.data_ptr(), x.data_ptr(), m.tensor.data_ptr(),
-                   s.tensor.data_ptr(), grad_x.written.data_ptr(), grad_mean.written.data_ptr(),
-                   grad_log_std.written.data_ptr()});
+  run_backward(x,
+               {elements, m.stride, s.stride, grad.data_ptr(), x.data_ptr(), m.tensor.data_ptr(), s.tensor.data_ptr(),
+                grad_x.written.data_ptr(), grad_mean.written.data_ptr(), grad_log_std.written.data_ptr()});
   return {grad_x.done(), grad_mean.done(), grad_log_std.done()};
 }
 
@@ -91,8 +90,8 @@ Tensor standard_backward_cpu(Tensor grad, Tensor x) {
   if (!last) x = dense(x);
   grad = dense(grad);
   const int64_t batch = x.size(0), elements = batch == 0 ? 0 : x.numel() / batch;
-  run_backward(x, {elements, 0, 0, grad.data_ptr(), x.data_ptr(), nullptr, nullptr, grad_x.written.data_ptr(),
-                   nullptr, nullptr});
+  run_backward(x, {elements, 0, 0, grad.data_ptr(), x.data_ptr(), nullptr, nullptr, grad_x.written.data_ptr(), nullptr,
+                   nullptr});
   return grad_x.done();
 }
 

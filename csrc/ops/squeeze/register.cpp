@@ -15,8 +15,8 @@ Tensor run_cpu(Tensor x, int64_t factor, std::string layout, bool inverse) {
   Tensor out = output(x, sizes);
   if (x.numel() == 0) return out;
   const Tensor& large = inverse ? out : x;
-  const Call call{large.size(1), large.size(2), large.size(3), f, layout == "ordered", inverse, x.data_ptr(),
-                  out.data_ptr()};
+  const Call call{large.size(1),       large.size(2), large.size(3), f,
+                  layout == "ordered", inverse,       x.data_ptr(),  out.data_ptr()};
   const auto planes = [&](auto type) {
     parallel(batch * call.channels, GRAIN / std::max<int64_t>(call.height * call.width, 1),
              [&](int64_t begin, int64_t end) { run<decltype(type)>(call, begin, end); });

@@ -10,14 +10,14 @@ from torch import Tensor
 from .._checks import KERNEL_DTYPES, check, check_floating
 from .._library import LIBRARY, Op, define_op, wide_dtype
 from ..random import key_from
-from . import reference
+from . import noise, reference
 
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 MOST_LEVELS = 65536
 
 _dequantize = define_op(
     "dequantize",
-    reference.dequantize,
+    noise.dequantize,
     schema="(Tensor x, Tensor key, int levels, float? alpha, float margin, ScalarType dtype, SymInt sample_offset)"
     " -> (Tensor, Tensor)",
 )

@@ -11,32 +11,22 @@ import math
 import torch
 from torch import Tensor
 
-from ..random.reference import random_uniform
-
 
 def dequantize(
-    x: Tensor,
-    key: Tensor,
-    levels: int,
-    alpha: float | None,
-    margin: float,
-    dtype: torch.dtype,
-    sample_offset: int,
+    x: Tensor, u: Tensor, levels: int, alpha: float | None, margin: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
+    """Of noise `u` like `x` in (0, 1); logits keep `margin` from the ends of their level."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    batch, elements = x.shape[0], x.shape[1:].numel()
-    u = random_uniform(key, batch, elements, torch.float32, sample_offset).reshape(x.shape).to(wide)
     level, steps = x.to(wide), torch.full((), levels, dtype=wide, device=x.device)  # a tensor: divided, not multiplied
     low, high = level / steps, (level + 1) / steps
-    y = torch.minimum((level + u) / steps, torch.nextafter(high, torch.zeros_like(high)))
-    log_det = torch.zeros_like(y).reshape(batch, elements) - math.log(levels)
+    y = torch.minimum((level + u.to(wide)) / steps, torch.nextafter(high, torch.zeros_like(high)))
+    term = torch.zeros_like(y)
     if alpha is not None:
-        y = torch.minimum(torch.maximum(y, low + margin), high - margin)
-        y, term = logit(y, alpha)
-        log_det = log_det + term.reshape(batch, elements)
+        y, term = logit(torch.minimum(torch.maximum(y, low + margin), high - margin), alpha)
     valid = (level >= 0) & (level < levels)
-    log_det = log_det.masked_fill(~valid.reshape(batch, elements), math.nan) if alpha is not None else log_det
-    return y.masked_fill(~valid, math.nan).to(dtype), log_det.sum(1)
+    y = y.masked_fill(~valid, math.nan).to(dtype)
+    term = term if alpha is None else term.masked_fill(~valid, math.nan)
+    return y, (term - math.log(levels)).reshape(x.shape[0], x.shape[1:].numel()).sum(1)
 
 
 def quantize(y: Tensor, levels: int, alpha: float | None, dtype: torch.dtype) -> Tensor:
