@@ -124,7 +124,7 @@ def test_options_of_the_model_are_set_by_name(genkern_command, tmp_path):
         (["train", "toy-pixel"], "unknown model 'toy-pixel'; did you mean 'toy-pixels'?"),
         (["train", "toy-pixels", "--data", "mnst"], "unknown data set 'mnst'; did you mean 'mnist'?"),
         (["train", "toy-pixels", "--precision", "8"], "--precision must be one of 32, bf16, 16, 64, got '8'."),
-        (["train", "toy-pixels", "--device", "gpu"], "--device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'."),
+        (["train", "toy-pixels", "--device", "cdua"], "--device must be auto, cpu, cuda, cuda:N or mps, got 'cdua'."),
         (["train", "toy-pixels", "--set", "levels"], "--set takes NAME=VALUE, got 'levels'."),
         (["train", "toy-pixels", "--steps", "many"], "'--steps'"),
         (["train", "toy-pixels", "--bath-size", "3"], "--batch-size"),

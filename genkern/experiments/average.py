@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor
 
 from ..models import GenerativeModel
+
+Pair = tuple[list[Tensor], list[Tensor]]  # of the average, of the model
 
 
 class Average:
@@ -19,10 +22,14 @@ class Average:
     def __init__(self, model: GenerativeModel, decay: float):
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self._weights: Pair = list(self.model.parameters()), list(model.parameters())
+        self._buffers: Pair = list(self.model.buffers()), list(model.buffers())
 
     @torch.no_grad()
-    def update(self, model: GenerativeModel, n: int) -> None:
+    def update(self, n: int) -> None:
+        """Takes in the weights that the model has after update ``n``."""
         decay = min(self.decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for mine, current in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(current)
+        mine, current = self._weights
+        torch._foreach_lerp_(mine, current, 1 - decay)
+        if self._buffers[0]:
+            torch._foreach_copy_(*self._buffers)

@@ -234,7 +234,7 @@ def test_the_average_is_the_weighted_sum_of_all_weights():
     average, expected = Average(model, 0.5), model.logits.detach().clone()
     for n in range(20):
         torch.nn.init.normal_(model.logits)
-        average.update(model, n)
+        average.update(n)
         decay = min(0.5, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * model.logits.detach()
     torch.testing.assert_close(average.model.logits, expected)
@@ -256,7 +256,7 @@ def test_settings_that_make_no_sense_are_refused(setting, message):
         TrainConfig("toy-pixels", **setting)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu0"])
+@pytest.mark.parametrize("device", ["cdua", "cuda:x", "cpu0"])
 def test_unknown_devices_are_refused(device):
     with pytest.raises(ValueError, match="--device must be auto"):
         training.make_fabric(device, "32")
