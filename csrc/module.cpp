@@ -21,8 +21,9 @@ pybind11::dict build_facts() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
   facts["simd_levels"] = std::vector<std::string>{"x86-64", "x86-64-v3", "x86-64-v4"};
   __builtin_cpu_init();
-  const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd");
+  const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512cd");
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   facts["simd_used"] = std::string(v4 ? "x86-64-v4" : v3 ? "x86-64-v3" : "x86-64");
 #else

@@ -42,7 +42,8 @@ GENKERN_HD float load(BFloat16 value) { return bit_cast<float>(uint32_t{value.bi
 GENKERN_HD float load(Half value) {
   const uint32_t magnitude = uint32_t(value.bits & 0x7fffu) << 13;
   const float normal = bit_cast<float>(magnitude) * 0x1p112f;  // also right for subnormal halves
-  const uint32_t special = magnitude >= 0x0f800000u ? 0x7f800000u | (magnitude & 0x007fffffu) : bit_cast<uint32_t>(normal);
+  const uint32_t special =
+      magnitude >= 0x0f800000u ? 0x7f800000u | (magnitude & 0x007fffffu) : bit_cast<uint32_t>(normal);
   return bit_cast<float>(special | (uint32_t(value.bits & 0x8000u) << 16));
 }
 

@@ -10,7 +10,6 @@
 
 namespace genkern {
 
-
 // (0, 1): odd multiples of 2^-24, exact.
 GENKERN_HD float uniform(uint32_t word) { return (float(int32_t(word >> 9)) + 0.5f) * 0x1p-23f; }
 

@@ -66,7 +66,8 @@ inline bool channels_last(const Tensor& tensor) {
 inline Tensor dense_channels_last(const Tensor& tensor) {
   using torch::headeronly::MemoryFormat;
   if (channels_last(tensor)) return tensor;
-  return torch::stable::contiguous(tensor, tensor.dim() == 5 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast);
+  return torch::stable::contiguous(tensor,
+                                   tensor.dim() == 5 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast);
 }
 
 // Runs f over [0, n) on torch's own threads, in pieces of at least `grain`.

@@ -6,9 +6,9 @@
 namespace genkern::affine_coupling {
 namespace {
 
-constexpr int LANES = 32;            // elements a block, each with accumulators of its own
-constexpr int BLOCKS_PER_LOG = 96;   // 1 + excess <= 2: the product of this many stays below 2^96
-constexpr int STAGE = 16 * LANES;    // elements that are widened, masked or padded at a time
+constexpr int LANES = 32;           // elements a block, each with accumulators of its own
+constexpr int BLOCKS_PER_LOG = 96;  // 1 + excess <= 2: the product of this many stays below 2^96
+constexpr int STAGE = 16 * LANES;   // elements that are widened, masked or padded at a time
 
 template <typename A>
 struct Sums {
@@ -17,8 +17,8 @@ struct Sums {
 };
 
 template <Scale scale, bool inverse, typename A>
-GENKERN_INLINE double forward_loop(const A* __restrict x, const A* __restrict s, const A* __restrict t,
-                                   A* __restrict y, int64_t blocks, A bound) {
+GENKERN_INLINE double forward_loop(const A* __restrict x, const A* __restrict s, const A* __restrict t, A* __restrict y,
+                                   int64_t blocks, A bound) {
   double total = 0;
   for (int64_t first = 0; first < blocks; first += BLOCKS_PER_LOG) {
     Sums<A> sums;
@@ -102,7 +102,9 @@ BackwardLoop<double> const backward_double[4][2] = GENKERN_TABLE(double, backwar
 ForwardLoop<float> forward_loop_for(Scale scale, bool inverse, float) { return forward_float[int(scale)][inverse]; }
 ForwardLoop<double> forward_loop_for(Scale scale, bool inverse, double) { return forward_double[int(scale)][inverse]; }
 BackwardLoop<float> backward_loop_for(Scale scale, bool inverse, float) { return backward_float[int(scale)][inverse]; }
-BackwardLoop<double> backward_loop_for(Scale scale, bool inverse, double) { return backward_double[int(scale)][inverse]; }
+BackwardLoop<double> backward_loop_for(Scale scale, bool inverse, double) {
+  return backward_double[int(scale)][inverse];
+}
 
 // Widens n elements, or zeros where there is no source.
 template <typename T, typename A>
@@ -150,8 +152,8 @@ double forward_run(const Forward& call, const T* x, const T* s, const T* t, T* y
 }
 
 template <typename T, typename A = arithmetic_t<T>>
-void backward_run(const Backward& call, A grad_log_det, const T* grad_y, const T* x, const T* s, const T* t,
-                  T* grad_x, T* grad_s, T* grad_t) {
+void backward_run(const Backward& call, A grad_log_det, const T* grad_y, const T* x, const T* s, const T* t, T* grad_x,
+                  T* grad_s, T* grad_t) {
   const BackwardLoop<A> loop = backward_loop_for(call.scale, call.inverse, A(0));
   const A pad = call.scale == Scale::sigmoid ? neutral<Scale::sigmoid, A> : A(0);
   const A bound = A(call.bound);
@@ -191,7 +193,8 @@ void forward(const Forward& call, int64_t begin, int64_t end) {
       const T* params = static_cast<const T*>(call.params) + from;
       T* y = static_cast<T*>(call.y) + at;
       if (r < shape.passive_rows) std::copy_n(x + shape.x_passive, shape.passive_length, y + shape.x_passive);
-      total += forward_run(call, x + shape.x_active, params + shape.p_scale, params + shape.p_shift, y + shape.x_active);
+      total +=
+          forward_run(call, x + shape.x_active, params + shape.p_scale, params + shape.p_shift, y + shape.x_active);
     }
     static_cast<arithmetic_t<T>*>(call.log_det)[b] = arithmetic_t<T>(total);
   }

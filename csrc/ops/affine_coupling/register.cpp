@@ -5,8 +5,7 @@ namespace genkern::affine_coupling {
 namespace {
 
 // How x and params lie in memory; both must lie the same way.
-Shape shape_of(const Tensor& x, const Tensor& params, bool last, bool additive, const std::string& layout,
-               bool flip) {
+Shape shape_of(const Tensor& x, const Tensor& params, bool last, bool additive, const std::string& layout, bool flip) {
   const int64_t batch = x.size(0), channels = x.size(1);
   const int64_t sites = batch * channels == 0 ? 0 : x.numel() / (batch * channels);
   const int64_t raw = params.size(1), active = additive ? raw : raw / 2, passive = channels - active;
@@ -61,8 +60,14 @@ std::tuple<Tensor, Tensor> forward_cpu(Tensor x, Tensor params, std::optional<Te
   Tensor y = output_like(x), log_det = output(x, {x.size(0)}, wide(x));
   const Scale kind = scale_of(scale);
   const Forward call{shape_of(x, params, last, kind == Scale::none, layout, flip),
-                     kind, inverse, bound, x.data_ptr(), params.data_ptr(),
-                     mask ? data<uint8_t>(*mask) : nullptr, y.data_ptr(), log_det.data_ptr()};
+                     kind,
+                     inverse,
+                     bound,
+                     x.data_ptr(),
+                     params.data_ptr(),
+                     mask ? data<uint8_t>(*mask) : nullptr,
+                     y.data_ptr(),
+                     log_det.data_ptr()};
   dispatch("affine_coupling", x.scalar_type(), [&](auto type) {
     parallel(call.shape.batch, grain(call.shape),
              [&](int64_t begin, int64_t end) { forward<decltype(type)>(call, begin, end); });
@@ -71,8 +76,8 @@ std::tuple<Tensor, Tensor> forward_cpu(Tensor x, Tensor params, std::optional<Te
 }
 
 std::tuple<Tensor, Tensor> backward_cpu(Tensor grad_y, Tensor grad_log_det, Tensor x, Tensor params,
-                                        std::optional<Tensor> mask, std::string scale, double bound,
-                                        std::string layout, bool flip, bool inverse) {
+                                        std::optional<Tensor> mask, std::string scale, double bound, std::string layout,
+                                        bool flip, bool inverse) {
   const bool last = use_channels_last(x, params, mask.has_value(), layout);
   if (!last) x = dense(x), params = dense(params);
   grad_y = last ? dense_channels_last(grad_y) : dense(grad_y);
@@ -81,8 +86,15 @@ std::tuple<Tensor, Tensor> backward_cpu(Tensor grad_y, Tensor grad_log_det, Tens
   Tensor grad_x = output_like(x), grad_params = output_like(params);
   const Scale kind = scale_of(scale);
   const Backward call{shape_of(x, params, last, kind == Scale::none, layout, flip),
-                      kind, inverse, bound, grad_y.data_ptr(), grad_log_det.data_ptr(), x.data_ptr(),
-                      params.data_ptr(), mask ? data<uint8_t>(*mask) : nullptr, grad_x.data_ptr(),
+                      kind,
+                      inverse,
+                      bound,
+                      grad_y.data_ptr(),
+                      grad_log_det.data_ptr(),
+                      x.data_ptr(),
+                      params.data_ptr(),
+                      mask ? data<uint8_t>(*mask) : nullptr,
+                      grad_x.data_ptr(),
                       grad_params.data_ptr()};
   dispatch("affine_coupling", x.scalar_type(), [&](auto type) {
     parallel(call.shape.batch, grain(call.shape),

@@ -13,9 +13,8 @@ Tensor draw_cpu(Tensor key, int64_t samples, int64_t elements, ScalarType dtype,
   dispatch("random", dtype, [&](auto type) {
     using T = decltype(type);
     T* const to = data<T>(out);
-    parallel(samples * quads_of(elements), GRAIN, [=](int64_t begin, int64_t end) {
-      fill<Draw>(to, seed, sample_offset, elements, begin, end);
-    });
+    parallel(samples * quads_of(elements), GRAIN,
+             [=](int64_t begin, int64_t end) { fill<Draw>(to, seed, sample_offset, elements, begin, end); });
   });
   return out;
 }
