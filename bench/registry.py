@@ -85,11 +85,7 @@ def workloads() -> tuple[Workload, ...]:
 
     found: list[Workload] = []
     for info in pkgutil.iter_modules(package.__path__):
-        try:
-            module = importlib.import_module(f"{package.__name__}.{info.name}")
-        except ImportError as error:  # while ops are being written
-            print(f"bench: {info.name} is left out: {error}")
-            continue
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
         found += [replace(workload, op=info.name) for workload in module.WORKLOADS]
     names = [(workload.op, workload.name) for workload in found]
     if len(set(names)) < len(names):
