@@ -37,12 +37,12 @@ DATA_HELP = "Data set: digits, mnist, patches8, patches32, photos8, photos32, ei
 def train(
     model: Annotated[str, typer.Argument(help="A preset; `genkern models` lists them.", show_default=False)],
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "digits",
-    steps: Annotated[int, typer.Option(help="Updates of the weights.", rich_help_panel=MODEL_OPTIONS)] = 2000,
+    steps: Annotated[int, typer.Option(help="Updates of the weights.", rich_help_panel=MODEL_OPTIONS)] = 1500,
     batch_size: Annotated[int, typer.Option(help="Samples a step.", rich_help_panel=MODEL_OPTIONS)] = 64,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.", rich_help_panel=MODEL_OPTIONS)] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.", rich_help_panel=MODEL_OPTIONS)] = 3e-3,
     schedule: Annotated[str, typer.Option(help="cosine or constant.", rich_help_panel=MODEL_OPTIONS)] = "cosine",
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.", rich_help_panel=MODEL_OPTIONS)] = 100,
-    weight_decay: Annotated[float, typer.Option(help="Above 0: AdamW.", rich_help_panel=MODEL_OPTIONS)] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW (0: Adam).", rich_help_panel=MODEL_OPTIONS)] = 0.01,
     clip: Annotated[
         float, typer.Option(help="Largest norm of the gradient (0: any).", rich_help_panel=MODEL_OPTIONS)
     ] = 0.0,

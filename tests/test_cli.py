@@ -1,5 +1,7 @@
 """The command line: what it prints, and what it says when something is wrong."""
 
+import dataclasses
+import inspect
 import json
 import os
 import re
@@ -12,6 +14,7 @@ import pytest
 
 import genkern
 from genkern import cli, models
+from genkern.experiments import TrainConfig
 from genkern.experiments.data import DATA_SETS
 from genkern.experiments.progress import Live, Plain, for_terminal
 
@@ -77,6 +80,13 @@ def test_help_of_train_names_every_data_set_and_option(genkern_command):
         assert name in text
     code, out, _ = genkern_command("sample", "--help")
     assert code == 0 and "--temperature" in out
+
+
+def test_the_command_has_the_defaults_of_the_library():
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cli.train).parameters.items()}
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in defaults and field.name != "model":
+            assert defaults[field.name] == field.default, field.name
 
 
 def test_a_model_is_trained_resumed_and_sampled(genkern_command, tmp_path):

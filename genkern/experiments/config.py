@@ -21,12 +21,12 @@ class TrainConfig:
     model: str
     data: str = "digits"
     options: dict[str, Any] = field(default_factory=dict)  # fields of the model's config to replace
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 3e-3
     schedule: str = "cosine"
     warmup: int = 100
-    weight_decay: float = 0.0
+    weight_decay: float = 0.01
     clip: float = 0.0
     ema: float = 0.999
     precision: str = "32"
