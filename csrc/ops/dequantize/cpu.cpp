@@ -125,9 +125,11 @@ void dequantize(const Dequantize& call, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; b += together) {
     const int64_t samples = std::min(together, end - b);
     if (n > 0 && n <= STAGE) draw(call, b, samples, 0, n, u);
+    const bool apart = call.alpha >= 0 || n > STAGE;  // else all of them at once, as no sum is asked for
+    if (!apart) run<T>(call, b * n, samples * n, u);
     for (int64_t s = 0; s < samples; s++) {
       double total = double(n) * volume;
-      for (int64_t first = 0; first < n; first += STAGE) {
+      for (int64_t first = 0; apart && first < n; first += STAGE) {
         const int64_t count = std::min(STAGE, n - first);
         if (n > STAGE) draw(call, b, 1, first, count, u);
         total += run<T>(call, (b + s) * n + first, count, n > STAGE ? u : u + s * n);

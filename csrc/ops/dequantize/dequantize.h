@@ -36,8 +36,10 @@ GENKERN_HD A quantized(A y, A levels) {
   x = x > A(0) ? x : A(0);  // also of NaN
   x = x < levels - A(1) ? x : levels - A(1);
   x = A(int32_t(x));
-  x -= (x > A(0) && y < x / levels) ? A(1) : A(0);
-  return x + ((x < levels - A(1) && y >= (x + A(1)) / levels) ? A(1) : A(0));
+  const A down = y < x / levels ? A(1) : A(0), up = y >= (x + A(1)) / levels ? A(1) : A(0);
+  x += up - down;
+  x = x > A(0) ? x : A(0);
+  return x < levels - A(1) ? x : levels - A(1);
 }
 
 // The logit of the squeezed y, and -ln p - ln(1 - p).
