@@ -142,11 +142,17 @@ void dequantize(const Dequantize& call, int64_t begin, int64_t end) {
 template <typename T>
 void quantize(const Quantize& call, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
-  A y[STAGE], x[STAGE];
+  A staged[STAGE], x[STAGE];
   for (int64_t i = begin; i < end; i += STAGE) {
     const int64_t n = std::min(STAGE, end - i);
-    load_loop(static_cast<const T*>(call.y) + i, y, n);
-    to_levels(y, x, n, A(call.levels), A(call.alpha));
+    const T* const from = static_cast<const T*>(call.y) + i;
+    const A* wide = staged;
+    if constexpr (std::is_same_v<T, A>) {
+      wide = from;
+    } else {
+      load_loop(from, staged, n);
+    }
+    to_levels(wide, x, n, A(call.levels), A(call.alpha));
     at(call.type, call.x, i, [&](auto* to) { narrow(x, to, n); });
   }
 }
