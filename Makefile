@@ -40,7 +40,7 @@ DEMO := runs/demo
 
 demo: build
 	$(PY) -m genkern info
-	$(PY) -m genkern train glow-small --data digits --out $(DEMO) --resume
+	$(PY) -m genkern train glow-small --data digits --steps 1200 --out $(DEMO) --resume --resume
 	$(PY) -m genkern bench --quick
 	@echo "Look at $(DEMO)/samples.png and $(DEMO)/curves.png."
 
@@ -58,12 +58,13 @@ lint: $(VENV)/installed
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(VENV)/bin/clang-format --dry-run -Werror
 
 tests: build
-	$(PY) -m pytest -n $(JOBS) --dist worksteal --ignore tests/triton
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --ignore tests/triton
 
 interpreter: build  # in a process of its own: kernels become interpreted ones when they are imported
-	TRITON_INTERPRET=1 $(PY) -m pytest -n $(JOBS) tests/triton
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest -n $(JOBS) tests/triton
 
 smoke: build  # the demo's job, ten seconds of it
+	@rm -rf $(VENV)/smoke
 	@rm -rf $(VENV)/smoke
 	$(PY) -m genkern train glow-small --data digits --steps 20 --out $(VENV)/smoke
 

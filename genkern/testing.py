@@ -305,13 +305,18 @@ class OpSuite:
         assert_same_bits(case(*inputs), case(*inputs))
         with_graph = case(*(tensor.requires_grad_() for tensor in case.inputs(torch.float32, device)))
         assert_same_bits([out.detach() for out in with_graph], case(*inputs), what="with and without a graph")
-        threads = torch.get_num_threads()
+        assert_same_bits(
+            self._on_threads(case, inputs, 1), self._on_threads(case, inputs, 3), what="one thread and three"
+        )
+
+    @staticmethod
+    def _on_threads(case: Case, inputs: Sequence[Tensor], threads: int) -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
         try:
-            torch.set_num_threads(1)
-            alone = case(*inputs), case.gradients(inputs)
+            return case(*inputs), case.gradients(inputs)
         finally:
-            torch.set_num_threads(threads)
-        assert_same_bits(alone, (case(*inputs), case.gradients(inputs)), what="one thread and several")
+            torch.set_num_threads(before)
 
     def test_an_empty_batch_and_a_batch_of_one_work(self, case: Case, dtype: torch.dtype, device: str) -> None:
         if not case.batched:
