@@ -116,6 +116,8 @@ class Op:
             return self.reference(*args)
         if torch.compiler.is_compiling() or not self.differentiable:
             return self.overload(*args)
+        if self.selective and torch.is_grad_enabled():
+            return _run(self._function, self.overload, [_off_leaf(a) for a in args])
         return _run(self._function, self.overload, args)
 
     def backend(self, device_type: str) -> tuple[str, str]:
@@ -339,6 +341,11 @@ def _is_needed(ctx: Any, position: int, inputs: Sequence[Any]) -> bool:
         return torch._C._will_engine_execute_node(ctx.next_functions[edge][0])
     except RuntimeError:  # a leaf that autograd.grad was asked for
         return True
+
+
+def _off_leaf(value: Any) -> Any:
+    """A view of a leaf, because the engine says by an exception, which is slow, that the gradient of a leaf is needed."""
+    return value.view_as(value) if isinstance(value, Tensor) and value.requires_grad and value.is_leaf else value
 
 
 def _closed(function: Callable[..., Any], args: Sequence[Any], positions: Sequence[int]) -> Callable[..., Any]:

@@ -39,7 +39,6 @@ GENKERN_INLINE void reduce_run_loop(const T* __restrict grad_y, const T* __restr
         const A g = load(grad_y[i + j]);
         lanes.grad[j] += g;
         lanes.moment[j] += g * (load(x[i + j]) + center);
-        if constexpr (write) grad_x[i + j] = store<T>(g * mantissa * power);
       }
     }
 #pragma omp simd
@@ -47,7 +46,10 @@ GENKERN_INLINE void reduce_run_loop(const T* __restrict grad_y, const T* __restr
       const A g = load(grad_y[i]);
       lanes.grad[i - whole] += g;
       lanes.moment[i - whole] += g * (load(x[i]) + center);
-      if constexpr (write) grad_x[i] = store<T>(g * mantissa * power);
+    }
+    if constexpr (write) {
+#pragma omp simd
+      for (int64_t i = first; i < last; i++) grad_x[i] = store<T>(load(grad_y[i]) * mantissa * power);
     }
     sums[0] += sum_of_lanes(lanes.grad);
     sums[1] += sum_of_lanes(lanes.moment);
