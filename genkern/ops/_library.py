@@ -344,7 +344,7 @@ def _is_needed(ctx: Any, position: int, inputs: Sequence[Any]) -> bool:
 
 
 def _off_leaf(value: Any) -> Any:
-    """A view of a leaf: that the gradient of a leaf itself is needed, the engine says by an exception, which is slow."""
+    """A view of a leaf: that the gradient of a leaf itself is needed, the engine says by an exception; that is slow."""
     return value.view_as(value) if isinstance(value, Tensor) and value.requires_grad and value.is_leaf else value
 
 
