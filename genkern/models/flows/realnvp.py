@@ -64,10 +64,10 @@ def residual_network(inputs: int, outputs: int, hidden: int, config: Config) -> 
 
 
 def mlp(inputs: int, outputs: int, config: Config) -> nn.Module:
-    """Scale and shift of ``outputs`` numbers from a perceptron with tanh units."""
+    """Raw scale and shift of ``outputs`` numbers from a perceptron."""
     sizes = [inputs] + [config.hidden] * config.blocks
-    layers = [f for a, b in zip(sizes, sizes[1:], strict=False) for f in (nn.Linear(a, b), nn.Tanh())]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], 2 * outputs), BoundedScale(outputs))
+    layers = [f for a, b in zip(sizes, sizes[1:], strict=False) for f in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 2 * outputs))
 
 
 def normalised(coupling: Flow, channels: int, config: Config) -> list[Flow]:
@@ -111,7 +111,7 @@ def vector_flow(size: int, config: Config) -> Flow:
     for i in range(config.couplings):
         active = size // 2 if i % 2 == 0 else size - size // 2
         network = mlp(size - active, active, config)
-        coupling = AffineCoupling(network, scale="exp", flip=i % 2 == 1, transformed=active)
+        coupling = AffineCoupling(network, scale="tanh", bound=5.0, flip=i % 2 == 1, transformed=active)
         layers += normalised(coupling, size, config)
     return FlowSequential(*layers, policy=config.policy, every=config.every)
 

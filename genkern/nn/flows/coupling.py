@@ -49,6 +49,7 @@ class AffineCoupling(_Coupling):
     Args:
         network: reads the passive part (and the context, if there is one) and returns scale and shift.
         scale: ``"exp"``, ``"tanh"`` (bounded) or ``"sigmoid"`` (of ``s + 2``, as in Glow).
+        bound: the largest absolute log-scale of ``"tanh"``.
         layout: how the network's channels hold them: ``"scale_shift"``, ``"shift_scale"`` or ``"interleaved"``.
         flip: transform the first channels instead of the last.
         mask: ``[C, *]``, or ``[C]`` alone, True where the input passes unchanged; the network then sees and returns
@@ -64,13 +65,14 @@ class AffineCoupling(_Coupling):
         network: nn.Module,
         *,
         scale: str = "sigmoid",
+        bound: float = 1.0,
         layout: str = "scale_shift",
         flip: bool = False,
         mask: Tensor | None = None,
         transformed: int | None = None,
     ):
         super().__init__(network, flip=flip, mask=mask, transformed=transformed)
-        self.options: dict[str, Any] = {"scale": scale, "layout": layout, "flip": flip}
+        self.options: dict[str, Any] = {"scale": scale, "bound": bound, "layout": layout, "flip": flip}
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return ops.affine_coupling(x, self.parameters_for(x, context), mask=self.mask_for(x), **self.options)
