@@ -40,7 +40,7 @@ DEMO := runs/demo
 
 demo: build
 	$(PY) -m genkern info
-	$(PY) -m genkern train glow-small --data digits --steps 1200 --out $(DEMO) --resume --resume
+	$(PY) -m genkern train glow-small --data digits --steps 1200 --out $(DEMO) --resume
 	$(PY) -m genkern bench --quick
 	@echo "Look at $(DEMO)/samples.png and $(DEMO)/curves.png."
 
