@@ -17,7 +17,7 @@ namespace genkern {
 struct Channels {
   static constexpr int64_t SHORT = 32;      // an inner run below this is walked by columns
   static constexpr int64_t WIDTH = 512;     // columns at a time
-  static constexpr int64_t DEPTH = 32;      // rows that one accumulator sums before it is widened to double
+  static constexpr int64_t DEPTH = 64;      // rows that one accumulator sums before it is widened to double
   static constexpr int64_t UNIT = 16384;    // elements in a unit of work, about
   static constexpr int64_t PER_SUM = 1024;  // elements in a partial sum, at least
 
@@ -55,6 +55,16 @@ struct Channels {
   int64_t parameters() const { return columns ? period : channels; }
   int64_t channel(int64_t parameter) const { return columns ? parameter / inner % channels : parameter; }
 
+  // Calls f(i, channel) for parameters first + i, i < count, where first begins a channel; without divisions.
+  template <typename F>
+  void each_channel(int64_t first, int64_t count, const F& f) const {
+    int64_t c = channel(first), left = columns ? inner : 1;
+    for (int64_t i = 0; i < count; i++) {
+      f(i, c);
+      if (--left == 0) left = columns ? inner : 1, c = c + 1 == channels ? 0 : c + 1;
+    }
+  }
+
   struct Unit {
     int64_t row, rows, first, count, at, length, slot;
   };
@@ -68,6 +78,11 @@ struct Channels {
     u.at = s * span, u.length = columns ? u.count : std::min(span, inner - u.at);
     u.slot = d * spans + s;
     return u;
+  }
+
+  // How many rows of a unit of columns have its i-th column; the last row of all may be cut short.
+  int64_t rows_with(const Unit& u, int64_t i) const {
+    return u.rows - ((u.row + u.rows - 1) * period + u.first + i >= total);
   }
 
   // Calls f(offset, length, index of the first parameter) for each contiguous piece of a unit.

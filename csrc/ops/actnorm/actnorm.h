@@ -42,10 +42,9 @@ struct Parameters {
       const Factors<A> f = factors<A>(log_scale);
       once[0][c] = A(before), once[1][c] = f.mantissa, once[2][c] = f.power, once[3][c] = A(after);
     }
-    for (int64_t p = 0; p < shape.parameters(); p++) {
-      const int64_t c = shape.channel(p);
+    shape.each_channel(0, shape.parameters(), [&](int64_t p, int64_t c) {
       center[p] = once[0][c], mantissa[p] = once[1][c], power[p] = once[2][c], offset[p] = once[3][c];
-    }
+    });
   }
 };
 

@@ -141,10 +141,8 @@ void reduce(const Channels& shape, const Parameters<arithmetic_t<T>>& parameters
       else
         reduce_row(g + at, from + at, to + at, n, &center[p], &mantissa[p], &power[p], grads, moments);
     });
-    for (int64_t i = 0; i < unit.count; i++) {
-      const int64_t c = shape.channel(unit.first + i);
-      sums[2 * c] += grads[i], sums[2 * c + 1] += moments[i];
-    }
+    shape.each_channel(unit.first, unit.count,
+                       [&](int64_t i, int64_t c) { sums[2 * c] += grads[i], sums[2 * c + 1] += moments[i]; });
   }
 }
 

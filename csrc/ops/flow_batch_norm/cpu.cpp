@@ -35,19 +35,24 @@ GENKERN_INLINE Deviations<A> deviations(const T* __restrict x, int64_t n, A abou
 // The mean from the sum, or corrected by the sum of deviations from its rounding; that of half-precision elements is
 // nearly exact as it comes, where deviations would round them all the same way.
 template <typename T>
-GENKERN_INLINE double mean_of(double sum, double about, double rest, double count) {
-  return sizeof(T) == 2 ? sum / count : about + rest / count;
+GENKERN_INLINE double mean_of(double sum, double about, double rest, double reciprocal) {
+  return sizeof(T) == 2 ? sum * reciprocal : about + rest * reciprocal;
 }
 
-// Two passes over each block: about zero, and about the mean that this gives.
+// Deviations are taken about the mean of the first block that came, a few deviations off at most; half-precision
+// blocks are summed about zero first.
 template <typename T, typename A>
 GENKERN_INLINE void moments_run_loop(const T* __restrict x, int64_t n, Moments* __restrict sums) {
   for (int64_t first = 0; first < n; first += BLOCK) {
     const int64_t count = n - first < BLOCK ? n - first : BLOCK;
-    const A sum = deviations<T, A>(x + first, count, A(0)).sum, about = sum / A(count);
+    A sum = 0, about = A(sums->anchor);
+    if (sums->count == 0 || sizeof(T) == 2) {
+      sum = deviations<T, A>(x + first, count, A(0)).sum;
+      about = sum / A(count);
+    }
     const Deviations<A> rest = deviations<T, A>(x + first, count, about);
-    const double squares = rest.squares - double(rest.sum) * double(rest.sum) / double(count);
-    sums->add(double(count), mean_of<T>(sum, about, rest.sum, double(count)), squares);
+    const double reciprocal = 1.0 / double(count), squares = rest.squares - double(rest.sum) * rest.sum * reciprocal;
+    sums->add(double(count), mean_of<T>(sum, about, rest.sum, reciprocal), squares);
   }
 }
 
@@ -103,23 +108,31 @@ GENKERN_DEFINE(double, double)
 GENKERN_DEFINE(Half, float)
 GENKERN_DEFINE(BFloat16, float)
 
-// The rows of a unit, read twice: about zero, and about the means that this gives.
+// 1 / n and 1 / (n - 1): the numbers of rows in which the columns of a unit may be.
+struct Reciprocals {
+  int64_t n;
+  double whole, cut;
+  explicit Reciprocals(int64_t n) : n(n), whole(1.0 / double(n)), cut(n > 1 ? 1.0 / double(n - 1) : 0.0) {}
+  double of(int64_t rows) const { return rows == n ? whole : cut; }
+};
+
+// The rows of a unit: deviations about the mean of the first few rows; half-precision rows are all summed first.
 template <typename T, typename A = arithmetic_t<T>>
 void moments_of_rows(const Channels& shape, const Channels::Unit& unit, const T* x, Moments* partial) {
+  constexpr int64_t FEW = sizeof(T) == 2 ? Channels::DEPTH : 4;
   A about[Channels::WIDTH], sums[Channels::WIDTH] = {}, rest[Channels::WIDTH] = {}, squares[Channels::WIDTH] = {};
-  int64_t whole = 0, tail = 0;  // rows, and columns of the last row where that is cut short
-  shape.pieces(unit, [&](int64_t at, int64_t n, int64_t) {
-    n == unit.count ? whole++ : tail = n;
-    sum_row(x + at, n, sums);
-  });
-  const int64_t columns = whole > 0 ? unit.count : tail;
-  for (int64_t i = 0; i < columns; i++) about[i] = sums[i] / A(whole + (i < tail));
+  Channels::Unit head = unit;
+  head.rows = std::min(unit.rows, FEW);
+  shape.pieces(head, [&](int64_t at, int64_t n, int64_t) { sum_row(x + at, n, sums); });
+  const Reciprocals few(head.rows), all(unit.rows);
+  for (int64_t i = 0; i < unit.count; i++) about[i] = A(sums[i] * few.of(shape.rows_with(head, i)));
   shape.pieces(unit, [&](int64_t at, int64_t n, int64_t) { square_row(x + at, n, about, rest, squares); });
-  for (int64_t i = 0; i < columns; i++) {
-    const double count = double(whole + (i < tail)), deviation = squares[i] - double(rest[i]) * double(rest[i]) / count;
-    const double mean = mean_of<T>(sums[i], about[i], rest[i], count);
-    partial[shape.channel(unit.first + i)].add(count, mean, deviation);
-  }
+  shape.each_channel(unit.first, unit.count, [&](int64_t i, int64_t c) {
+    const int64_t rows = shape.rows_with(unit, i);
+    if (rows == 0) return;
+    const double mean = mean_of<T>(sums[i], about[i], rest[i], all.of(rows));
+    partial[c].add(double(rows), mean, squares[i] - double(rest[i]) * double(rest[i]) * all.of(rows));
+  });
 }
 
 }  // namespace

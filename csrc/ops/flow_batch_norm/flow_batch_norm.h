@@ -19,6 +19,13 @@ struct Moments {
     const double d = mean - anchor;
     count += n, first += n * d, second += squares + n * d * d;
   }
+  void add(const Moments& other) {
+    if (other.count == 0) return;
+    if (count == 0) anchor = other.anchor;
+    const double d = other.anchor - anchor;
+    count += other.count, first += other.first + other.count * d;
+    second += other.second + d * (2 * other.first + other.count * d);
+  }
   double mean() const { return count == 0 ? 0 : anchor + first / count; }
   double squares() const { return count == 0 ? 0 : second - first * first / count; }
 };

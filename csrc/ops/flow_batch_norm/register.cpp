@@ -19,10 +19,7 @@ std::tuple<Tensor, Tensor> statistics_cpu(Tensor x) {
     parallel_units(shape,
                    [&](int64_t begin, int64_t end) { moments<T>(shape, x.data_ptr(), partial.data(), begin, end); });
     for (int64_t slot = 0; slot < shape.slots(); slot++)
-      for (int64_t c = 0; c < channels; c++) {
-        const Moments& part = partial[slot * channels + c];
-        if (part.count > 0) whole[c].add(part.count, part.mean(), part.squares());
-      }
+      for (int64_t c = 0; c < channels; c++) whole[c].add(partial[slot * channels + c]);
     for (int64_t c = 0; c < channels; c++) {
       data<A>(mean)[c] = A(whole[c].mean());
       data<A>(variance)[c] = A(whole[c].count > 0 ? std::max(whole[c].squares(), 0.0) / whole[c].count : 0.0);
@@ -111,7 +108,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(Tensor grad_y, Tensor grad_log_d
     const actnorm::Parameters<A> parameters(
         shape, [&](int64_t c) { return std::array<double, 3>{-mu[c], logs[c], offsets[c]}; });
     std::vector<A> slope(shape.parameters());
-    for (size_t p = 0; p < slope.size(); p++) slope[p] = A(slopes[shape.channel(p)]);
+    shape.each_channel(0, shape.parameters(), [&](int64_t p, int64_t c) { slope[p] = A(slopes[c]); });
     parallel_units(shape, [&](int64_t begin, int64_t end) {
       combine<T>(shape, parameters, slope.data(), grad_y.data_ptr(), x.data_ptr(), grad_x.data_ptr(), begin, end);
     });
