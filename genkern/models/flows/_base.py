@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ... import ops, random
-from ...nn import Flow
+from ... import ops
+from ...nn import Flow, Prior, StandardNormal
 from .._base import Batch, GenerativeModel, Loss, as_batch
 
 
@@ -20,24 +20,17 @@ class FlowModel(GenerativeModel):
     .. math:: \log p(x) = \log p_Z(f(y)) + \log\lvert\det \partial f / \partial y\rvert
               + \log\lvert\det \partial y / \partial (x + u)\rvert, \qquad u \sim U[0, 1)
 
-    which is a lower bound in expectation of the probability of integer pixels. A model sets ``self.flow``, and other
-    ``latent_shape`` and prior than a standard normal of the data's shape where it has one. Its config holds ``shape``,
+    which is a lower bound in expectation of the probability of integer pixels. A model sets ``self.flow``, and
+    ``self.prior`` where that is other than a standard normal of the data's shape. Its config holds ``shape``,
     ``levels`` and ``alpha`` (of the logit transform; None: pixels are scaled to [-0.5, 0.5]).
     """
 
     flow: Flow
+    prior: Prior
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.latent_shape: tuple[int, ...] = tuple(config.shape)
-
-    # -- the prior ----------------------------------------------------------------------------------------------
-
-    def prior_log_prob(self, z: Tensor) -> Tensor:
-        return ops.gaussian_log_prob(z)
-
-    def prior_sample(self, n: int, *, key: Tensor, sample_offset: int = 0) -> Tensor:
-        return random.normal(key, (n, *self.latent_shape), dtype=self.dtype, sample_offset=sample_offset)
+        self.prior = StandardNormal(tuple(config.shape))
 
     # -- data and latents ---------------------------------------------------------------------------------------
 
@@ -81,7 +74,7 @@ class FlowModel(GenerativeModel):
     def log_prob(self, x: Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> Tensor:
         """Log-likelihood in nats, ``[B]``; of integer pixels with one draw of the dequantisation noise."""
         z, log_det = self.encode(x, key=key, sample_offset=sample_offset)
-        return self.prior_log_prob(z) + log_det
+        return self.prior.log_prob(z) + log_det
 
     def loss(self, batch: Batch | Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> Loss:
         """Mean negative log-likelihood: bits per dimension for integer pixels, nats for continuous data."""
@@ -94,7 +87,7 @@ class FlowModel(GenerativeModel):
     @torch.no_grad()
     def sample(self, n: int, *, key: Tensor, temperature: float = 1.0, sample_offset: int = 0) -> Tensor:
         """``n`` samples; a temperature below 1 shrinks the latents towards the mode."""
-        return self.decode(temperature * self.prior_sample(n, key=key, sample_offset=sample_offset))
+        return self.decode(self._latents(n, key, temperature, sample_offset))
 
     @torch.no_grad()
     def sample_and_log_prob(self, n: int, *, key: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -102,9 +95,9 @@ class FlowModel(GenerativeModel):
 
         For integer pixels it is that of the continuous value before rounding: a draw of `log_prob` at the sample.
         """
-        z = temperature * self.prior_sample(n, key=key)
+        z = self._latents(n, key, temperature)
         y, log_det = self.flow.inverse(z)
-        return self.quantize(y), self.prior_log_prob(z) - log_det + self._log_det_of_dequantization(y)
+        return self.quantize(y), self.prior.log_prob(z) - log_det + self._log_det_of_dequantization(y)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *, key: Tensor | None = None) -> Tensor:
@@ -121,6 +114,9 @@ class FlowModel(GenerativeModel):
     def initialize(self, batch: Batch | Tensor, *, key: Tensor | None = None) -> None:
         """Sets the activation normalisations from a batch, where that is still to be done."""
         self.flow.initialize(self.dequantize(as_batch(batch).x, key=key)[0])
+
+    def _latents(self, n: int, key: Tensor, temperature: float, sample_offset: int = 0) -> Tensor:
+        return self.prior.sample(n, key=key, sample_offset=sample_offset, temperature=temperature, dtype=self.dtype)
 
     # -- small matters ------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from .batch_norm import FlowBatchNorm
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
 from .flow import Flow, Inverse
+from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
 from .sequential import FlowSequential
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
@@ -19,14 +20,19 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "ChannelAffine",
+    "ClassConditionalGaussian",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
     "FlowSequential",
     "Inverse",
     "InvertibleConv1x1",
+    "MixtureOfGaussians",
+    "Prior",
     "Split",
     "Squeeze",
+    "StandardLogistic",
+    "StandardNormal",
     "Unsqueeze",
     "checkerboard",
 ]
