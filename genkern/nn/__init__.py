@@ -6,6 +6,7 @@ from .flows import (
     AffineCoupling,
     ChannelAffine,
     ClassConditionalGaussian,
+    Conditioned,
     Flatten,
     Flow,
     FlowBatchNorm,
@@ -19,6 +20,7 @@ from .flows import (
     StandardLogistic,
     StandardNormal,
     Unsqueeze,
+    VariationalDequantization,
     checkerboard,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "AffineCoupling",
     "ChannelAffine",
     "ClassConditionalGaussian",
+    "Conditioned",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
@@ -41,5 +44,6 @@ __all__ = [
     "StandardLogistic",
     "StandardNormal",
     "Unsqueeze",
+    "VariationalDequantization",
     "checkerboard",
 ]

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from genkern import random
 from genkern.nn import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
+from genkern.nn.flows.priors import draw_labels
 
 KEY = random.key(11)
 PRIORS = {
@@ -114,7 +115,7 @@ def test_a_label_picks_its_gaussian_and_none_means_all_of_them() -> None:
     each = normal.log_prob(z[:, None]).sum(-1)
     assert_close(prior.log_prob(z, labels), each[torch.arange(4), labels])
     assert_close(prior.log_prob(z), each.logsumexp(1) - math.log(3))
-    drawn = prior.draw_index(9, key=KEY)
+    drawn = draw_labels(3, 9, key=KEY)
     assert drawn.unique().tolist() == [0, 1, 2]
     assert torch.equal(prior.sample(9, key=KEY), prior.sample(9, key=KEY, context=drawn))
 

@@ -7,8 +7,10 @@ float32 or wider.
 
 from .actnorm import ActNorm, ChannelAffine
 from .batch_norm import FlowBatchNorm
+from .conditioners import Conditioned
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
+from .dequantization import VariationalDequantization
 from .flow import Flow, Inverse
 from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
 from .sequential import FlowSequential
@@ -21,6 +23,7 @@ __all__ = [
     "AffineCoupling",
     "ChannelAffine",
     "ClassConditionalGaussian",
+    "Conditioned",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
@@ -34,5 +37,6 @@ __all__ = [
     "StandardLogistic",
     "StandardNormal",
     "Unsqueeze",
+    "VariationalDequantization",
     "checkerboard",
 ]

@@ -116,13 +116,6 @@ class _Gaussians(Prior):
         each = self.log_prob_of_each(z)
         return (each + self.log_weights().to(each.dtype)).logsumexp(1)
 
-    def draw_index(self, n: int, *, key: Tensor, sample_offset: int = 0) -> Tensor:
-        """Which Gaussian each sample comes from, ``[n]``, by the inverse of the cumulative distribution."""
-        chosen = random.split(key)[0]
-        ends = self.log_weights().detach().double().exp().cumsum(0)
-        u = random.uniform(chosen, (n,), dtype=torch.float64, sample_offset=sample_offset)
-        return torch.searchsorted(ends / ends[-1], u, right=True).clamp(max=len(ends) - 1)
-
     def draw_from(
         self, index: Tensor, key: Tensor, sample_offset: int, temperature: float, dtype: torch.dtype
     ) -> Tensor:
@@ -157,6 +150,13 @@ class MixtureOfGaussians(_Gaussians):
     def log_weights(self) -> Tensor:
         return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32)).log_softmax(0)
 
+    def draw_index(self, n: int, *, key: Tensor, sample_offset: int = 0) -> Tensor:
+        """Which component each sample comes from, ``[n]``, by the inverse of the cumulative distribution."""
+        chosen = random.split(key)[0]
+        ends = self.log_weights().detach().double().exp().cumsum(0)
+        u = random.uniform(chosen, (n,), dtype=torch.float64, sample_offset=sample_offset)
+        return torch.searchsorted(ends / ends[-1], u, right=True).clamp(max=len(ends) - 1)
+
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.marginal(z)
 
@@ -172,6 +172,12 @@ class MixtureOfGaussians(_Gaussians):
     ) -> Tensor:
         index = self.draw_index(n, key=key, sample_offset=sample_offset)
         return self.draw_from(index, key, sample_offset, temperature, dtype)
+
+
+def draw_labels(classes: int, n: int, *, key: Tensor, sample_offset: int = 0) -> Tensor:
+    """``n`` labels, evenly drawn from ``[0, classes)``: the ones that a class-conditional prior draws of this key."""
+    u = random.uniform(random.split(key)[0], (n,), dtype=torch.float64, sample_offset=sample_offset)
+    return (u * classes).long().clamp(max=classes - 1)
 
 
 class ClassConditionalGaussian(_Gaussians):
@@ -214,5 +220,5 @@ class ClassConditionalGaussian(_Gaussians):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         if context is None:
-            context = self.draw_index(n, key=key, sample_offset=sample_offset)
+            context = draw_labels(self.classes, n, key=key, sample_offset=sample_offset)
         return self.draw_from(context, key, sample_offset, temperature, dtype)
