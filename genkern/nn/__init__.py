@@ -1,6 +1,7 @@
 """Drop-in `torch.nn.Module` layers made of genkern's operations."""
 
 from .flows import (
+    CNF,
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
@@ -21,6 +22,7 @@ from .flows import (
     StandardNormal,
     Unsqueeze,
     VariationalDequantization,
+    VelocityNetwork,
     checkerboard,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "CNF",
     "ChannelAffine",
     "ClassConditionalGaussian",
     "Conditioned",
@@ -45,5 +48,6 @@ __all__ = [
     "StandardNormal",
     "Unsqueeze",
     "VariationalDequantization",
+    "VelocityNetwork",
     "checkerboard",
 ]

@@ -13,3 +13,13 @@ def test_realnvp_comes_near_the_entropy_and_never_below(toy, tmp_path):
     exact = summary["baselines"]["exact density on the test part"]
     assert exact <= summary["test"] <= exact + 0.3
     assert summary["test"] >= summary["baselines"]["exact entropy"]
+
+
+def test_ffjord_comes_near_the_entropy_of_the_hardest_toy_and_never_below(tmp_path):
+    config = TrainConfig(
+        "ffjord-2d", data="checkerboard", steps=800, batch_size=256, lr=1e-2, ema=0.99, evaluate_every=800
+    )
+    summary = train(config, tmp_path / "run", device="cpu")
+    exact = summary["baselines"]["exact density on the test part"]
+    assert exact <= summary["test"] <= exact + 0.3
+    assert summary["reconstruction"]["max"] < 0.05

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from genkern import models, ops, random
-from genkern.models.flows import glow, nice, realnvp
+from genkern.models.flows import ffjord, glow, nice, realnvp
 from genkern.models.flows._base import FlowModel
 from genkern.testing import jacobian_log_det
 
@@ -28,6 +28,10 @@ TINY: dict[str, FlowModel] = {
     "glow odd sides": glow.Glow(glow.Config((1, 2, 6), 17, scales=1, steps=2, hidden=4, policy="invert", every=2)),
     "glow continuous": glow.Glow(glow.Config((3, 4, 4), None, scales=2, steps=2, hidden=4)),
 }
+CONTINUOUS = {"levels": None, "scales": 2, "blocks": 1, "hidden": 4, "layers": 1, "divergence": "exact", "alpha": None}
+FIXED = {"solver": "rk4", "steps": 8}
+TINY["ffjord vector"] = ffjord.FFJORD(ffjord.Config((3,), **CONTINUOUS, **FIXED))
+TINY["ffjord"] = ffjord.FFJORD(ffjord.Config((1, 4, 4), **{**CONTINUOUS, "levels": 17}, **FIXED, adjoint=False))
 KEY = random.key(7)
 
 
@@ -121,12 +125,12 @@ def test_save_and_load_give_the_same_bits(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("family", [nice, realnvp, glow])
+@pytest.mark.parametrize("family", [nice, realnvp, glow, ffjord])
 def test_every_preset_is_in_the_registry(family) -> None:
     assert family.PRESETS.items() <= {name: preset.config for name, preset in models.presets().items()}.items()
 
 
-@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small"])
+@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small", "ffjord-small"])
 def test_a_new_small_model_is_no_worse_than_the_uniform_one_after_initialisation(name: str) -> None:
     torch.manual_seed(0)
     model = models.build(name)

@@ -8,6 +8,7 @@ float32 or wider.
 from .actnorm import ActNorm, ChannelAffine
 from .batch_norm import FlowBatchNorm
 from .conditioners import Conditioned
+from .continuous import CNF
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
 from .dequantization import VariationalDequantization
@@ -16,11 +17,13 @@ from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, Standar
 from .sequential import FlowSequential
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
+from .velocity import VelocityNetwork
 
 __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "CNF",
     "ChannelAffine",
     "ClassConditionalGaussian",
     "Conditioned",
@@ -38,5 +41,6 @@ __all__ = [
     "StandardNormal",
     "Unsqueeze",
     "VariationalDequantization",
+    "VelocityNetwork",
     "checkerboard",
 ]

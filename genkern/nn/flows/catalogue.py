@@ -16,11 +16,13 @@ from ...ops._library import OPS
 from ..memory import bytes_saved
 from .actnorm import ActNorm, ChannelAffine
 from .batch_norm import FlowBatchNorm
+from .continuous import CNF
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling
 from .flow import Flow
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
+from .velocity import VelocityNetwork
 
 PICTURE, VECTOR = (6, 4, 4), (6,)
 
@@ -137,6 +139,16 @@ CATALOGUE: list[Entry] = [
         "-Σ ln σ: O(D)",
         lambda: Split(nn.Conv2d(3, 6, 1)),
         ops=("affine_coupling",),
+    ),
+    Entry(
+        "CNF",
+        "dz/dt = f(z, t) from z(0) = x to z(1)",
+        "the same equation from 1 to 0, to the solver's tolerance",
+        "∫ tr ∂f/∂z dt: at each evaluation D vector-Jacobian products, or one (estimated)",
+        lambda: CNF(VelocityNetwork(VECTOR, hidden=6, layers=1), divergence="exact", solver="rk4", steps=8),
+        VECTOR,
+        derivatives="first; higher ones through the solver",
+        checks={"round_trip": (1e-8, 1e-5), "compiles": False},
     ),
 ]
 
