@@ -13,6 +13,7 @@ from .invertible_conv1x1 import (
     plu_factors,
     plu_weight,
 )
+from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "plu_factors",
     "plu_weight",
     "quantize",
+    "rational_quadratic_spline",
+    "spline_parameters",
     "squeeze",
     "unsqueeze",
 ]
