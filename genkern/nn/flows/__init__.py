@@ -11,6 +11,7 @@ from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
 from .flow import Flow, Inverse
 from .sequential import FlowSequential
+from .spline import ElementwiseSpline, SplineCoupling, SplineTransform
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
 
@@ -19,12 +20,15 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "ChannelAffine",
+    "ElementwiseSpline",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
     "FlowSequential",
     "Inverse",
     "InvertibleConv1x1",
+    "SplineCoupling",
+    "SplineTransform",
     "Split",
     "Squeeze",
     "Unsqueeze",
