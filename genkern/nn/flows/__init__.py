@@ -6,9 +6,11 @@ float32 or wider.
 """
 
 from .actnorm import ActNorm, ChannelAffine
+from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .batch_norm import FlowBatchNorm
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
+from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .flow import Flow, Inverse
 from .sequential import FlowSequential
 from .split import Split
@@ -18,13 +20,18 @@ __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "AffineTransform",
     "ChannelAffine",
+    "ElementwiseTransform",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
     "FlowSequential",
+    "GatedTransform",
     "Inverse",
+    "InverseAutoregressive",
     "InvertibleConv1x1",
+    "MaskedAutoregressive",
     "Split",
     "Squeeze",
     "Unsqueeze",
