@@ -1,5 +1,6 @@
 """Drop-in `torch.nn.Module` layers made of genkern's operations."""
 
+from .autoregressive import MADE, MaskedLinear
 from .flows import (
     ActNorm,
     AdditiveCoupling,
@@ -37,7 +38,9 @@ __all__ = [
     "Inverse",
     "InverseAutoregressive",
     "InvertibleConv1x1",
+    "MADE",
     "MaskedAutoregressive",
+    "MaskedLinear",
     "Split",
     "Squeeze",
     "Unsqueeze",

@@ -13,6 +13,7 @@ from .invertible_conv1x1 import (
     plu_factors,
     plu_weight,
 )
+from .made_inverse import made_inverse
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "invertible_conv1x1",
     "log_abs_det",
     "logit_transform",
+    "made_inverse",
     "plu_factors",
     "plu_weight",
     "quantize",

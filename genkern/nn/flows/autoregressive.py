@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ... import ops
+from ...ops.made_inverse.reference import incremental
+from ..autoregressive.made import ACTIVATIONS, MADE
 from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .flow import Flow, Inverse, no_volume
 
@@ -33,7 +36,11 @@ class MaskedAutoregressive(Flow):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with torch.autocast(z.device.type, enabled=False):
-            return by_passes(self, z, context)
+            if not isinstance(self.network, MADE):
+                return by_passes(self, z, context)
+            if isinstance(self.transform, AffineTransform | GatedTransform):
+                return solve_in_one_call(self.network, self.transform, z, context)
+            return solve_by_steps(self.network, self.transform, z, context)
 
     def parameters_for(self, x: Tensor, context: Tensor | None) -> Tensor:
         return self.network(x) if context is None else self.network(x, context)
@@ -57,6 +64,41 @@ class InverseAutoregressive(Inverse):
 
     def __init__(self, network: nn.Module, transform: ElementwiseTransform | None = None):
         super().__init__(MaskedAutoregressive(network, GatedTransform() if transform is None else transform))
+
+
+def solve_in_one_call(
+    network: MADE, transform: AffineTransform | GatedTransform, z: Tensor, context: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The inverse for an affine transform; see `genkern.ops.made_inverse`."""
+    weight, bias = network.flat_parameters()
+    return ops.made_inverse(
+        z,
+        weight,
+        bias,
+        offset=network.offset(context),
+        **network.structure,
+        scale=transform.scale,
+        bound=transform.bound,
+        standardize=transform.standardize,
+    )
+
+
+def solve_by_steps(
+    network: MADE, transform: ElementwiseTransform, z: Tensor, context: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The inverse for any elementwise transform: D steps, in which each hidden unit is computed once."""
+    offset = network.offset(context)
+    layers = [(layer.weight, layer.bias) for layer in network.layers]
+    return incremental(
+        z.to(torch.promote_types(z.dtype, layers[0][0].dtype)),
+        layers,
+        z.new_zeros(len(z), 0) if offset is None else offset,
+        network.starts,
+        network.order,
+        ACTIVATIONS[network.activation],
+        network.residual,
+        lambda element, params: transform(element, params, inverse=True),
+    )
 
 
 def by_passes(flow: MaskedAutoregressive, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
