@@ -88,13 +88,13 @@ def made_inverse(
     >>> made_inverse(torch.ones(1, 2), weight, bias, hidden=[4], starts=[0, 0, 4], order=[0, 1])[0]
     tensor([[ 0., -1.]])
     """
+    equal = len(hidden) % 2 == 1 and len(set(hidden)) == 1
+    check(not residual or equal, "made_inverse", "hidden", "an odd number of equal sizes", tuple(hidden))
     z, weight, bias, offset = _check(z, weight, bias, offset, hidden, starts, order)
     check(activation in reference.ACTIVATIONS, "made_inverse", "activation", f"one of {tuple(reference.ACTIVATIONS)}",
           repr(activation))  # fmt: skip
     check(scale in SCALES, "made_inverse", "scale", f"one of {SCALES}", repr(scale))
     check(bound > 0, "made_inverse", "bound", "positive", bound)
-    equal = len(hidden) % 2 == 1 and len(set(hidden)) == 1
-    check(not residual or equal, "made_inverse", "hidden", "an odd number of equal sizes", tuple(hidden))
     wide = wide_dtype(z.dtype)
     x, log_det = _op(
         *(tensor.to(wide) for tensor in (z, weight, bias, offset)), list(hidden), list(starts), list(order),
