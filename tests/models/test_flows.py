@@ -58,7 +58,7 @@ def test_log_prob_is_the_change_of_variables(name: str) -> None:
     y, log_det = model.dequantize(x, key=KEY)
     z, _ = model.encode(x, key=KEY)
     assert z.dtype == torch.float64
-    truth = model.prior_log_prob(z) + log_det + jacobian_log_det(lambda sample: model.flow(sample)[0], y)
+    truth = model.prior.log_prob(z) + log_det + jacobian_log_det(lambda sample: model.flow(sample)[0], y)
     assert_close(model.log_prob(x, key=KEY), truth, rtol=0, atol=1e-9)
 
 
@@ -76,17 +76,17 @@ def test_samples_are_data_and_their_log_prob_is_the_models(name: str) -> None:
     x, log_prob = model.sample_and_log_prob(6, key=KEY, temperature=0.7)
     assert x.shape == (6, *model.config.shape) and x.dtype == data(model).dtype
     assert torch.equal(x, model.sample(6, key=KEY, temperature=0.7))
-    z = 0.7 * model.prior_sample(6, key=KEY)
+    z = 0.7 * model.prior.sample(6, key=KEY)
     y, _ = model.flow.inverse(z)
     z_again, log_det = model.flow(y)
     if model.config.levels is None:
         expected = model.log_prob(x)
     elif model.config.alpha is None:
-        expected = model.prior_log_prob(z_again) + log_det - y[0].numel() * math.log(model.config.levels)
+        expected = model.prior.log_prob(z_again) + log_det - y[0].numel() * math.log(model.config.levels)
     else:
         p = y.double().sigmoid()
         scale = math.log((1 - 2 * model.config.alpha) / model.config.levels) - p.log() - (1 - p).log()
-        expected = model.prior_log_prob(z_again) + log_det + scale.flatten(1).sum(1).float()
+        expected = model.prior.log_prob(z_again) + log_det + scale.flatten(1).sum(1).float()
     assert_close(log_prob, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -153,9 +153,9 @@ def test_nice_keeps_volume_up_to_its_scaling() -> None:
 def test_the_logistic_prior_is_a_density_with_its_own_samples() -> None:
     model = nice.NICE(nice.Config((2,), None))
     grid = torch.linspace(-40, 40, 4001, dtype=torch.float64)
-    one_dimension = 0.5 * model.prior_log_prob(grid[:, None].expand(-1, 2))
+    one_dimension = 0.5 * model.prior.log_prob(grid[:, None].expand(-1, 2))
     assert_close(one_dimension.exp().sum() * (grid[1] - grid[0]), torch.ones((), dtype=torch.float64))
-    z = model.prior_sample(20000, key=KEY)
+    z = model.prior.sample(20000, key=KEY)
     assert abs(z.var().item() - math.pi**2 / 3) < 0.15 and abs(z.mean().item()) < 0.05
 
 

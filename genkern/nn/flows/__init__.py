@@ -8,10 +8,13 @@ float32 or wider.
 from .actnorm import ActNorm, ChannelAffine
 from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .batch_norm import FlowBatchNorm
+from .conditioners import Conditioned
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
+from .dequantization import VariationalDequantization
 from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .flow import Flow, Inverse
+from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
 from .sequential import FlowSequential
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
@@ -22,6 +25,8 @@ __all__ = [
     "AffineCoupling",
     "AffineTransform",
     "ChannelAffine",
+    "ClassConditionalGaussian",
+    "Conditioned",
     "ElementwiseTransform",
     "Flatten",
     "Flow",
@@ -32,8 +37,13 @@ __all__ = [
     "InverseAutoregressive",
     "InvertibleConv1x1",
     "MaskedAutoregressive",
+    "MixtureOfGaussians",
+    "Prior",
     "Split",
     "Squeeze",
+    "StandardLogistic",
+    "StandardNormal",
     "Unsqueeze",
+    "VariationalDequantization",
     "checkerboard",
 ]
