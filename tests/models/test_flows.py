@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from genkern import models, ops, random
-from genkern.models.flows import glow, nice, realnvp
+from genkern.models.flows import glow, iaf, maf, nice, realnvp
 from genkern.models.flows._base import FlowModel
 from genkern.testing import jacobian_log_det
 
@@ -26,6 +26,12 @@ TINY: dict[str, FlowModel] = {
         glow.Config((3, 4, 4), 256, scales=1, steps=2, hidden=4, coupling="additive", conv="free", alpha=0.05)
     ),
     "glow odd sides": glow.Glow(glow.Config((1, 2, 6), 17, scales=1, steps=2, hidden=4, policy="invert", every=2)),
+    "maf": maf.MAF(maf.Config((1, 4, 2), 17, layers=2, hidden=12)),
+    "maf mixture": maf.MAF(
+        maf.Config((5,), None, layers=3, hidden=9, hidden_layers=2, components=3, batch_norm=False, alpha=None)
+    ),
+    "iaf": iaf.IAF(iaf.Config((1, 4, 2), 17, steps=2, hidden=10)),
+    "iaf invert": iaf.IAF(iaf.Config((5,), None, steps=3, hidden=8, alpha=None, policy="invert", every=2)),
     "glow continuous": glow.Glow(glow.Config((3, 4, 4), None, scales=2, steps=2, hidden=4)),
 }
 KEY = random.key(7)
@@ -121,12 +127,12 @@ def test_save_and_load_give_the_same_bits(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("family", [nice, realnvp, glow])
+@pytest.mark.parametrize("family", [nice, realnvp, glow, maf, iaf])
 def test_every_preset_is_in_the_registry(family) -> None:
     assert family.PRESETS.items() <= {name: preset.config for name, preset in models.presets().items()}.items()
 
 
-@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small"])
+@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small", "maf-small", "iaf-small"])
 def test_a_new_small_model_is_no_worse_than_the_uniform_one_after_initialisation(name: str) -> None:
     torch.manual_seed(0)
     model = models.build(name)

@@ -14,6 +14,7 @@ from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
 from .dequantization import VariationalDequantization
 from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .flow import Flow, Inverse
+from .permutation import Householder, Permutation
 from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
 from .sequential import FlowSequential
 from .split import Split
@@ -33,11 +34,13 @@ __all__ = [
     "FlowBatchNorm",
     "FlowSequential",
     "GatedTransform",
+    "Householder",
     "Inverse",
     "InverseAutoregressive",
     "InvertibleConv1x1",
     "MaskedAutoregressive",
     "MixtureOfGaussians",
+    "Permutation",
     "Prior",
     "Split",
     "Squeeze",
