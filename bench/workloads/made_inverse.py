@@ -1,4 +1,4 @@
-"""Sampling from a masked autoregressive flow, D = 64: the whole recursion against one pass of the network and others."""
+"""Sampling from a masked autoregressive flow of 64 numbers: the recursion against one network pass and others."""
 
 from __future__ import annotations
 
