@@ -13,6 +13,7 @@ from .invertible_conv1x1 import (
     plu_factors,
     plu_weight,
 )
+from .made_inverse import made_inverse
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
 
@@ -29,6 +30,7 @@ __all__ = [
     "invertible_conv1x1",
     "log_abs_det",
     "logit_transform",
+    "made_inverse",
     "plu_factors",
     "plu_weight",
     "quantize",

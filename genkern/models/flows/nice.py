@@ -10,11 +10,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch import nn
 
-from ... import ops, random
-from ...nn import AdditiveCoupling, ChannelAffine, Flatten, FlowSequential
+from ...nn import AdditiveCoupling, ChannelAffine, Flatten, FlowSequential, StandardLogistic, StandardNormal
 from ._base import FlowModel
 
 
@@ -51,7 +49,7 @@ class NICE(FlowModel):
         size = math.prod(config.shape)
         if size < 2:
             raise ValueError(f"NICE: a sample must have 2 numbers or more; got shape={config.shape}.")
-        self.latent_shape = (size,)
+        self.prior = StandardLogistic((size,)) if config.prior == "logistic" else StandardNormal((size,))
         odd = torch.arange(size) % 2 == 1
         couplings = (
             AdditiveCoupling(coupling_network(size, config), mask=odd if i % 2 else ~odd)
@@ -64,16 +62,6 @@ class NICE(FlowModel):
             policy=config.policy,
             every=config.every,
         )
-
-    def prior_log_prob(self, z: Tensor) -> Tensor:
-        if self.config.prior == "gaussian":
-            return ops.gaussian_log_prob(z)
-        return -(softplus(z) + softplus(-z)).sum(1)
-
-    def prior_sample(self, n: int, *, key: Tensor, sample_offset: int = 0) -> Tensor:
-        if self.config.prior == "gaussian":
-            return super().prior_sample(n, key=key, sample_offset=sample_offset)
-        return random.uniform(key, (n, *self.latent_shape), dtype=self.dtype, sample_offset=sample_offset).logit()
 
 
 PRESETS = {

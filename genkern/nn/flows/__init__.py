@@ -6,10 +6,16 @@ float32 or wider.
 """
 
 from .actnorm import ActNorm, ChannelAffine
+from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .batch_norm import FlowBatchNorm
+from .conditioners import Conditioned
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
+from .dequantization import VariationalDequantization
+from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .flow import Flow, Inverse
+from .permutation import Householder, Permutation
+from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
 from .sequential import FlowSequential
 from .spline import ElementwiseSpline, SplineCoupling, SplineTransform
 from .split import Split
@@ -19,18 +25,32 @@ __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "AffineTransform",
     "ChannelAffine",
+    "ClassConditionalGaussian",
+    "Conditioned",
     "ElementwiseSpline",
+    "ElementwiseTransform",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
     "FlowSequential",
+    "GatedTransform",
+    "Householder",
     "Inverse",
+    "InverseAutoregressive",
     "InvertibleConv1x1",
+    "MaskedAutoregressive",
+    "MixtureOfGaussians",
+    "Permutation",
+    "Prior",
     "SplineCoupling",
     "SplineTransform",
     "Split",
     "Squeeze",
+    "StandardLogistic",
+    "StandardNormal",
     "Unsqueeze",
+    "VariationalDequantization",
     "checkerboard",
 ]

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from ...ops._library import OPS
+from ..autoregressive import MADE
 from ..memory import bytes_saved
 from .actnorm import ActNorm, ChannelAffine
+from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .batch_norm import FlowBatchNorm
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling
 from .flow import Flow
+from .permutation import Householder, Permutation
 from .spline import ElementwiseSpline, SplineCoupling
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
@@ -155,6 +158,33 @@ CATALOGUE: list[Entry] = [
         lambda: ElementwiseSpline(VECTOR),
         VECTOR,
         ops=("rational_quadratic_spline",),
+    ),
+    Entry(
+        "MaskedAutoregressive",
+        "z_d = T(x_d; p_d(x_<d)): affine, or any elementwise transform",
+        "closed form; each hidden unit of the MADE computed once, in one call",
+        "Σ ln |T'|: O(D)",
+        lambda: MaskedAutoregressive(MADE(6, 8, outputs=2, context=2, activation="tanh", order="random")),
+        VECTOR,
+        ops=("affine_coupling", "made_inverse"),
+        checks={"context": (2,)},
+    ),
+    Entry(
+        "InverseAutoregressive",
+        "x_d = T(z_d; p_d(z_<d)) solved for z, gated affine: σ z + (1 - σ) m",
+        "closed form; density by the recursion in one call",
+        "-Σ ln σ: O(D)",
+        lambda: InverseAutoregressive(MADE(6, (8, 8, 8), outputs=2, residual=True, activation="tanh")),
+        VECTOR,
+        ops=("affine_coupling", "made_inverse"),
+    ),
+    Entry("Permutation", "y_c = x_π(c)", "closed form", "0", lambda: Permutation(6, "random")),
+    Entry(
+        "Householder",
+        "y = Q x at every site, Q = Π (I - 2 v vᵀ)",
+        "closed form, Qᵀ",
+        "0",
+        lambda: Householder(6),
     ),
 ]
 
