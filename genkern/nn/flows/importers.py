@@ -10,6 +10,7 @@ ActNorm(3, form='scale_then_shift')
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ...ops import spline_parameters
 from .actnorm import ActNorm
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling
 from .flow import Flow, Inverse
 from .sequential import FlowSequential
+from .spline import SplineCoupling
 
 State = Mapping[str, Tensor]
 
@@ -105,6 +108,44 @@ def normflows_conv_net(state: State, *, leaky: float = 0.0) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def normflows_spline_coupling(
+    state: State, *, bins: int = 8, bound: float = 3.0, tails: str | None = "linear"
+) -> FlowSequential:
+    """A ``normflows.flows.CoupledRationalQuadraticSpline`` of vectors, without context: its network comes with it.
+
+    Splines of the one half by a network of the other, then splines of the other with parameters of their own.
+    """
+    state = part(state, "prqct.")
+    network = normflows_residual_net(part(state, "transform_net."))
+    options: dict[str, Any] = {"bins": bins, "bound": bound, "tails": tails}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("transform_net.")}
+    return _spline_coupling(state, network, network[0].out_features, options)
+
+
+def normflows_residual_net(state: State) -> nn.Sequential:
+    """A ``normflows.nets.ResidualNet`` (nflows has the same) with ReLU units, without context or batch norms."""
+    if any("context" in name or "batch_norm" in name for name in state):
+        raise ValueError("normflows_residual_net: state must be that of a network without context and batch norms.")
+
+    def linear(name: str) -> nn.Linear:
+        layer = nn.Linear(*reversed(state[f"{name}.weight"].shape))
+        layer.load_state_dict(part(state, f"{name}."))
+        return layer
+
+    count = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    blocks = (ReluBlock(*(linear(f"blocks.{i}.linear_layers.{j}") for j in (0, 1))) for i in range(count))
+    return nn.Sequential(linear("initial_layer"), *blocks, linear("final_layer"))
+
+
+class ReluBlock(nn.Module):
+    def __init__(self, first: nn.Module, second: nn.Module):
+        super().__init__()
+        self.branch = nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
 class ShiftFirst(nn.Module):
     """Parameters of ``sigma(s + 2) (x - t)`` as those of ``sigma(s + 2) x + t'``; interleaved to scale, then shift."""
 
@@ -135,6 +176,39 @@ def nflows_affine_coupling(state: State, network: nn.Module, *, additive: bool =
     mask[identity] = True
     spread = SpreadFeatures(network, identity, transformed, additive=additive)
     return AdditiveCoupling(spread, mask=mask) if additive else AffineCoupling(spread, scale="exp", mask=mask)
+
+
+def nflows_spline_coupling(
+    state: State,
+    network: nn.Module,
+    *,
+    bins: int = 10,
+    bound: float = 1.0,
+    tails: str | None = None,
+    hidden: int | None = None,
+    min_bin: float = 1e-3,
+    min_slope: float = 1e-3,
+) -> Flow:
+    """An ``nflows.transforms.PiecewiseRationalQuadraticCouplingTransform``, with the names of its options here.
+
+    Args:
+        state: the transform's state dict; it may have splines for the identity features, too.
+        network: built as its ``transform_net`` was; its weights are taken from the state.
+        bins, bound, tails, min_bin, min_slope: its ``num_bins``, ``tail_bound``, ``tails``, ``min_bin_width`` and
+            ``min_derivative``. Without tails nflows takes data in [0, 1], and this layer data in [-bound, bound].
+        hidden: ``hidden_features`` or ``hidden_channels`` of its ``transform_net`` where that has one, by whose root
+            nflows divides.
+
+    Raises:
+        ValueError: without tails; there the intervals differ.
+    """
+    if tails != "linear":
+        raise ValueError(f"nflows_spline_coupling: tails must be 'linear'; got {tails!r}.")
+    network.load_state_dict(part(state, "transform_net."))
+    options: dict[str, Any] = {"bins": bins, "bound": bound, "tails": tails}
+    options |= {"min_bin": min_bin, "min_slope": min_slope}
+    layers = _spline_coupling(state, network, hidden, options)
+    return layers if len(list(layers)) > 1 else next(iter(layers))
 
 
 def nflows_actnorm(state: State) -> ActNorm:
@@ -181,6 +255,43 @@ class SpreadFeatures(nn.Module):
         return full.index_copy(2, self.transformed, torch.stack([log_scale, shift], 1)).flatten(1, 2)
 
 
+class SpreadSplines(nn.Module):
+    """Parameters of the splines of some features, set among zeros for all: of a network's, or of none but its own.
+
+    Args:
+        source: a network that reads the other features, or the parameters themselves, ``[features, P]``.
+        read: the features that the network reads.
+        written: the features whose splines they are.
+        per_spline: P.
+        shares: how many of the P numbers are divided by ``divisor``: widths and heights.
+    """
+
+    read: Tensor
+    written: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, source: nn.Module | Tensor, read: Tensor, written: Tensor, per_spline: int, shares: int, divisor: float
+    ):
+        super().__init__()
+        self.source = nn.Parameter(source.clone()) if isinstance(source, Tensor) else source
+        self.register_buffer("read", read.clone())
+        self.register_buffer("written", written.clone())
+        scale = torch.ones(per_spline)
+        scale[:shares] = 1 / divisor
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        if isinstance(self.source, nn.Parameter):
+            raw = self.source.expand(len(x), -1, -1)
+        else:
+            raw = self.source(x[:, self.read], *context)
+            raw = raw.unflatten(1, (len(self.written), len(self.scale)))  # [B, features, P, *]
+        raw = raw * self.scale.to(raw.dtype).view(-1, *[1] * (raw.dim() - 3))
+        full = raw.new_zeros(len(x), x.shape[1], *raw.shape[2:])
+        return full.index_copy(1, self.written, raw).flatten(1, 2)
+
+
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
@@ -196,3 +307,22 @@ def set_affine(layer: ActNorm, log_scale: Tensor, bias: Tensor, initialized: boo
     if initialized:
         layer.mark_initialized()
     return layer
+
+
+def _spline_coupling(state: State, network: nn.Module, hidden: int | None, options: dict[str, Any]) -> FlowSequential:
+    """Splines by the network and, where the state has them, those of the identity features."""
+    identity, transformed = state["identity_features"], state["transform_features"]
+    count, bins = len(identity) + len(transformed), options["bins"]
+    per_spline = spline_parameters(bins, options["tails"])
+    options = options | {"layout": "parameters_last", "unit_slope": False}
+    passes = torch.zeros(count, dtype=torch.bool)
+    passes[identity] = True
+    divisor = 1.0 if hidden is None else math.sqrt(hidden)
+    spread = SpreadSplines(network, identity, transformed, per_spline, 2 * bins, divisor)
+    layers = [SplineCoupling(spread, mask=passes, **options)]
+    own = part(state, "unconditional_transform.")
+    if own:
+        raw = torch.cat([own[f"unnormalized_{name}"] for name in ("widths", "heights", "derivatives")], dim=-1)
+        table = SpreadSplines(raw, transformed, identity, per_spline, 0, 1.0)
+        layers.append(SplineCoupling(table, mask=~passes, **options))
+    return FlowSequential(*layers)
