@@ -118,8 +118,7 @@ def normflows_spline_coupling(
     state = part(state, "prqct.")
     network = normflows_residual_net(part(state, "transform_net."))
     options: dict[str, Any] = {"bins": bins, "bound": bound, "tails": tails}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("transform_net.")}
-    return _spline_coupling(state, network, network[0].out_features, options)
+    return _spline_coupling(state, network, len(state["transform_net.initial_layer.bias"]), options)
 
 
 def normflows_residual_net(state: State) -> nn.Sequential:
@@ -128,7 +127,8 @@ def normflows_residual_net(state: State) -> nn.Sequential:
         raise ValueError("normflows_residual_net: state must be that of a network without context and batch norms.")
 
     def linear(name: str) -> nn.Linear:
-        layer = nn.Linear(*reversed(state[f"{name}.weight"].shape))
+        outputs, inputs = state[f"{name}.weight"].shape
+        layer = nn.Linear(inputs, outputs)
         layer.load_state_dict(part(state, f"{name}."))
         return layer
 
