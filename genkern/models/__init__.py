@@ -22,6 +22,9 @@ MODULES: list[str] = [
     "genkern.models.flows.realnvp",
     "genkern.models.flows.glow",
     "genkern.models.flows.ffjord",
+    "genkern.models.flows.nsf",
+    "genkern.models.flows.maf",
+    "genkern.models.flows.iaf",
 ]
 
 

@@ -11,7 +11,9 @@ from .invertible_conv1x1 import (
     invertible_conv1x1,
     log_abs_det,
 )
+from .made_inverse import made_inverse
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
+from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -28,9 +30,12 @@ __all__ = [
     "invertible_conv1x1",
     "log_abs_det",
     "logit_transform",
+    "made_inverse",
     "plu_factors",
     "plu_weight",
     "quantize",
+    "rational_quadratic_spline",
+    "spline_parameters",
     "squeeze",
     "unsqueeze",
 ]

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from genkern import models, ops, random
 from genkern.experiments import TrainConfig, train
-from genkern.models.flows import glow, nice, realnvp
+from genkern.models.flows import glow, nice, nsf, realnvp
 from genkern.models.flows._base import FlowModel
 from genkern.nn import ChannelAffine
 from genkern.nn.flows.priors import draw_labels
@@ -26,6 +26,10 @@ BASE_ONLY: dict[str, FlowModel] = {
 }
 EMBEDDED: dict[str, FlowModel] = {
     "nice logistic": nice.NICE(nice.Config(**PICTURE, hidden=8, layers=1, classes=3, context=5)),
+    "nsf": nsf.NSF(nsf.Config(**PICTURE, scales=1, steps=1, bins=3, hidden=4, blocks=1, classes=3, context=5)),
+    "nsf autoregressive": nsf.NSF(
+        nsf.Config((4,), None, steps=2, form="autoregressive", bins=3, hidden=8, blocks=1, classes=3, context=5)
+    ),
     "glow": glow.Glow(glow.Config(**PICTURE, scales=2, steps=2, hidden=4, classes=3, context=5, policy="invert")),
     "glow additive": glow.Glow(
         glow.Config(**PICTURE, scales=1, steps=2, hidden=4, classes=3, context=5, coupling="additive")

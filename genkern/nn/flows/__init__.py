@@ -6,15 +6,19 @@ float32 or wider.
 """
 
 from .actnorm import ActNorm, ChannelAffine
+from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .batch_norm import FlowBatchNorm
 from .conditioners import Conditioned
 from .continuous import CNF
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
 from .dequantization import VariationalDequantization
+from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .flow import Flow, Inverse
+from .permutation import Householder, Permutation
 from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
 from .sequential import FlowSequential
+from .spline import ElementwiseSpline, SplineCoupling, SplineTransform
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
 from .velocity import VelocityNetwork
@@ -24,17 +28,27 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "CNF",
+    "AffineTransform",
     "ChannelAffine",
     "ClassConditionalGaussian",
     "Conditioned",
+    "ElementwiseSpline",
+    "ElementwiseTransform",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
     "FlowSequential",
+    "GatedTransform",
+    "Householder",
     "Inverse",
+    "InverseAutoregressive",
     "InvertibleConv1x1",
+    "MaskedAutoregressive",
     "MixtureOfGaussians",
+    "Permutation",
     "Prior",
+    "SplineCoupling",
+    "SplineTransform",
     "Split",
     "Squeeze",
     "StandardLogistic",

@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ...ops._library import OPS
+from ..autoregressive import MADE
 from ..memory import bytes_saved
 from .actnorm import ActNorm, ChannelAffine
+from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .batch_norm import FlowBatchNorm
 from .continuous import CNF
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling
 from .flow import Flow
+from .permutation import Householder, Permutation
+from .spline import ElementwiseSpline, SplineCoupling
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
 from .velocity import VelocityNetwork
@@ -149,6 +153,50 @@ CATALOGUE: list[Entry] = [
         VECTOR,
         derivatives="first; higher ones through the solver",
         checks={"round_trip": (1e-8, 1e-5), "compiles": False},
+    ),
+    Entry(
+        "SplineCoupling",
+        "y_b = a monotone rational-quadratic spline of x_b with K bins, all its knots and slopes of x_a",
+        "closed form",
+        "Σ ln dy/dx: O(D)",
+        lambda: SplineCoupling(nn.Conv2d(3, 3 * 23, 1)),
+        ops=("rational_quadratic_spline",),
+    ),
+    Entry(
+        "ElementwiseSpline",
+        "y = a learned monotone spline of x, one for each position",
+        "closed form",
+        "Σ ln dy/dx: O(D)",
+        lambda: ElementwiseSpline(VECTOR),
+        VECTOR,
+        ops=("rational_quadratic_spline",),
+    ),
+    Entry(
+        "MaskedAutoregressive",
+        "z_d = T(x_d; p_d(x_<d)): affine, or any elementwise transform",
+        "closed form; each hidden unit of the MADE computed once, in one call",
+        "Σ ln |T'|: O(D)",
+        lambda: MaskedAutoregressive(MADE(6, 8, outputs=2, context=2, activation="tanh", order="random")),
+        VECTOR,
+        ops=("affine_coupling", "made_inverse"),
+        checks={"context": (2,)},
+    ),
+    Entry(
+        "InverseAutoregressive",
+        "x_d = T(z_d; p_d(z_<d)) solved for z, gated affine: σ z + (1 - σ) m",
+        "closed form; density by the recursion in one call",
+        "-Σ ln σ: O(D)",
+        lambda: InverseAutoregressive(MADE(6, (8, 8, 8), outputs=2, residual=True, activation="tanh")),
+        VECTOR,
+        ops=("affine_coupling", "made_inverse"),
+    ),
+    Entry("Permutation", "y_c = x_π(c)", "closed form", "0", lambda: Permutation(6, "random")),
+    Entry(
+        "Householder",
+        "y = Q x at every site, Q = Π (I - 2 v vᵀ)",
+        "closed form, Qᵀ",
+        "0",
+        lambda: Householder(6),
     ),
 ]
 
