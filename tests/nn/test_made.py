@@ -178,20 +178,21 @@ def test_gradients_through_the_inverse_are_those_of_the_passes(transform) -> Non
 
 
 def test_any_other_transform_is_inverted_step_by_step_with_each_unit_computed_once(monkeypatch) -> None:
-    class Cubic:
-        """y = x (1 + s^2) + t, by a transform that the op does not know."""
+    class Sinh:
+        """y = (1 + s^2) sinh x + t, which the op does not know."""
 
         parameters = 2
 
         def __call__(self, x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
             s, t = params.chunk(2, dim=1)
-            slope = 1 + s * s
-            log_det = slope.log().sum(1)
-            return ((x - t) / slope, -log_det) if inverse else (x * slope + t, log_det)
+            scale = 1 + s * s
+            y = ((x - t) / scale).asinh() if inverse else scale * x.sinh() + t
+            log_det = (scale.log() + (y if inverse else x).cosh().log()).sum(1)
+            return y, -log_det if inverse else log_det
 
     from genkern.nn.flows import autoregressive
 
-    flow, counted = MaskedAutoregressive(made("own order"), Cubic()), []
+    flow, counted = MaskedAutoregressive(made("own order"), Sinh()), []
 
     def tanh(h: Tensor) -> Tensor:
         counted.append(h.numel())
