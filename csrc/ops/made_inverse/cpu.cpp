@@ -99,11 +99,13 @@ struct Block {
   int64_t sample[LANES];  // the last one stands in for those beyond the batch
   int64_t count;
 
-  Block(const Network& network, bool backward) {
+  Block(const Call<A>& call, bool backward) {
+    const Network& network = call.network;
     const int64_t d = network.features, u = network.units, s = network.residual ? u : 0;
     const int64_t rows = 4 * d + u + s + (backward ? 3 * d + u + 1 : 0);
     memory.reset(new Vector<A>[size_t(rows * WIDE<A>)]);
     A* next = lanes<A>(memory.get());
+    if (call.poison) std::fill_n(next, rows * LANES, A(NAN));
     const auto take = [&](int64_t count) { return (next += count * LANES) - count * LANES; };
     z = take(d), x = take(d), params = take(2 * d), units = take(u), stream = take(s);
     if (!backward) return;
@@ -190,7 +192,7 @@ GENKERN_INLINE void run_forward(const Call<A>& call, Block<A>& block, int64_t nu
 template <typename A>
 GENKERN_INLINE void invert_blocks(const Call<A>& call, const Outputs<A>& outputs, int64_t begin, int64_t end) {
   const int64_t d = call.network.features;
-  Block<A> block(call.network, false);
+  Block<A> block(call, false);
   for (int64_t number = begin; number < end; number++) {
     run_forward(call, block, number);
     for (int64_t i = 0; i < block.count; i++) {
@@ -286,7 +288,7 @@ GENKERN_INLINE void pull_back_range(const Backward<A>& backward, const Records<A
                                     int64_t begin, int64_t end) {
   const Network& network = backward.call.network;
   const int64_t d = network.features, top = network.layer(1).rows;
-  Block<A> block(network, true);
+  Block<A> block(backward.call, true);
   for (int64_t number = begin; number < end; number++) {
     run_forward(backward.call, block, number);
     run_backward(backward, block);
