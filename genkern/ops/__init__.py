@@ -14,6 +14,7 @@ from .invertible_conv1x1 import (
     plu_weight,
 )
 from .made_inverse import made_inverse
+from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "plu_factors",
     "plu_weight",
     "quantize",
+    "rational_quadratic_spline",
+    "spline_parameters",
     "squeeze",
     "unsqueeze",
 ]

@@ -17,6 +17,7 @@ from .flow import Flow, Inverse
 from .permutation import Householder, Permutation
 from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
 from .sequential import FlowSequential
+from .spline import ElementwiseSpline, SplineCoupling, SplineTransform
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
 
@@ -28,6 +29,7 @@ __all__ = [
     "ChannelAffine",
     "ClassConditionalGaussian",
     "Conditioned",
+    "ElementwiseSpline",
     "ElementwiseTransform",
     "Flatten",
     "Flow",
@@ -42,6 +44,8 @@ __all__ = [
     "MixtureOfGaussians",
     "Permutation",
     "Prior",
+    "SplineCoupling",
+    "SplineTransform",
     "Split",
     "Squeeze",
     "StandardLogistic",

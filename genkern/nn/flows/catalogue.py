@@ -22,6 +22,7 @@ from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling
 from .flow import Flow
 from .permutation import Householder, Permutation
+from .spline import ElementwiseSpline, SplineCoupling
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
 
@@ -140,6 +141,23 @@ CATALOGUE: list[Entry] = [
         "-Σ ln σ: O(D)",
         lambda: Split(nn.Conv2d(3, 6, 1)),
         ops=("affine_coupling",),
+    ),
+    Entry(
+        "SplineCoupling",
+        "y_b = a monotone rational-quadratic spline of x_b with K bins, all its knots and slopes of x_a",
+        "closed form",
+        "Σ ln dy/dx: O(D)",
+        lambda: SplineCoupling(nn.Conv2d(3, 3 * 23, 1)),
+        ops=("rational_quadratic_spline",),
+    ),
+    Entry(
+        "ElementwiseSpline",
+        "y = a learned monotone spline of x, one for each position",
+        "closed form",
+        "Σ ln dy/dx: O(D)",
+        lambda: ElementwiseSpline(VECTOR),
+        VECTOR,
+        ops=("rational_quadratic_spline",),
     ),
     Entry(
         "MaskedAutoregressive",
