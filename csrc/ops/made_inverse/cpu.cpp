@@ -90,7 +90,10 @@ GENKERN_INLINE void pull_back_lanes(const Transform& transform, const A* __restr
 // The state of a block of samples, [rows, LANES] each.
 template <typename A>
 struct Block {
-  std::unique_ptr<Vector<A>[]> memory;
+  struct alignas(64) CacheLine {
+    A values[64 / sizeof(A)];
+  };
+  std::unique_ptr<CacheLine[]> memory;
   A *z, *x, *params;  // D, D, 2 D rows; x becomes known element by element
   A *units, *stream;  // activations of all hidden layers, and with residual blocks what they are made of
   A *grad_x, *grad_params, *grad_units;
@@ -103,8 +106,8 @@ struct Block {
     const Network& network = call.network;
     const int64_t d = network.features, u = network.units, s = network.residual ? u : 0;
     const int64_t rows = 4 * d + u + s + (backward ? 3 * d + u + 1 : 0);
-    memory.reset(new Vector<A>[size_t(rows * WIDE<A>)]);
-    A* next = lanes<A>(memory.get());
+    memory.reset(new CacheLine[size_t(rows * WIDE<A>)]);
+    A* next = memory.get()->values;
     if (call.poison) std::fill_n(next, rows * LANES, A(NAN));
     const auto take = [&](int64_t count) { return (next += count * LANES) - count * LANES; };
     z = take(d), x = take(d), params = take(2 * d), units = take(u), stream = take(s);
