@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import elu, linear, relu
+from torch.nn.functional import linear
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "tanh": torch.tanh, "elu": elu}
+from ...ops.made_inverse.reference import ACTIVATIONS
+
 ORDERS = ("natural", "reversed", "random")
 
 
