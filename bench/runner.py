@@ -105,6 +105,8 @@ def providers(workload: Workload, mode: str, quick: bool) -> dict[str, Callable[
         "eager": lambda: (eager, True),
         "compile": lambda: (torch.compile(eager, dynamic=False), True),
     }
+    if mode not in workload.compiles:
+        del makers["compile"]
     for name, rival in workload.rivals.items():
         if mode in rival.modes:
             makers[name] = lambda rival=rival: (rival.build(), rival.same_values)  # type: ignore[misc]

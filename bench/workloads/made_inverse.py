@@ -47,7 +47,7 @@ def workload(batch: int, **description: Any) -> Workload:
 
 
 WORKLOADS = [
-    workload(1024, quick=("eager", "one pass"), modes=MODES),
-    workload(128),
-    workload(1, modes=(FORWARD,), launch=True),
+    workload(1024, quick=("eager", "one pass"), modes=MODES, compiles=(FORWARD,)),  # 64 steps are traced one by one
+    workload(128, compiles=()),
+    workload(1, modes=(FORWARD,), launch=True, compiles=()),
 ]

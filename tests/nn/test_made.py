@@ -16,6 +16,7 @@ from genkern.nn import (
     InvertibleConv1x1,
     MaskedAutoregressive,
     Permutation,
+    SplineTransform,
 )
 from genkern.nn.flows.autoregressive import by_passes, solve_by_steps
 
@@ -39,7 +40,7 @@ def made(name: str, features: int = 6, **options) -> MADE:
     """In float64, with parameters of no special values, also where the mask leaves them out."""
     torch.manual_seed(1)
     arguments = NETWORKS[name] if features == 6 else {"hidden": (8, 8)}
-    network = MADE(features, outputs=2, **(arguments | options)).double()
+    network = MADE(features, **({"outputs": 2} | arguments | options)).double()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -178,20 +179,21 @@ def test_gradients_through_the_inverse_are_those_of_the_passes(transform) -> Non
 
 
 def test_any_other_transform_is_inverted_step_by_step_with_each_unit_computed_once(monkeypatch) -> None:
-    class Cubic:
-        """y = x (1 + s^2) + t, by a transform that the op does not know."""
+    class Sinh:
+        """y = (1 + s^2) sinh x + t, which the op does not know."""
 
         parameters = 2
 
         def __call__(self, x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
             s, t = params.chunk(2, dim=1)
-            slope = 1 + s * s
-            log_det = slope.log().sum(1)
-            return ((x - t) / slope, -log_det) if inverse else (x * slope + t, log_det)
+            scale = 1 + s * s
+            y = ((x - t) / scale).asinh() if inverse else scale * x.sinh() + t
+            log_det = (scale.log() + (y if inverse else x).cosh().log()).sum(1)
+            return y, -log_det if inverse else log_det
 
     from genkern.nn.flows import autoregressive
 
-    flow, counted = MaskedAutoregressive(made("own order"), Cubic()), []
+    flow, counted = MaskedAutoregressive(made("own order"), Sinh()), []
 
     def tanh(h: Tensor) -> Tensor:
         counted.append(h.numel())
@@ -204,6 +206,20 @@ def test_any_other_transform_is_inverted_step_by_step_with_each_unit_computed_on
     assert sum(counted) == 3 * (16 + 16)
     assert_close(back, x, rtol=1e-10, atol=1e-10)
     assert_close(inverse_log_det, -log_det)
+
+
+def test_splines_are_inverted_step_by_step_and_have_gradients_there() -> None:
+    splines = SplineTransform(bins=4)
+    flow = MaskedAutoregressive(made("own order", outputs=splines.parameters), splines)
+    x = torch.randn(9, 6, dtype=torch.float64)
+    z, log_det = (out.detach() for out in flow(x))
+    back, inverse_log_det = flow.inverse(z)
+    assert_close(back, x, rtol=1e-8, atol=1e-8)
+    assert_close(inverse_log_det, -log_det, rtol=1e-8, atol=1e-8)
+    found = torch.autograd.grad(back.square().sum() - inverse_log_det.sum(), list(flow.parameters()))
+    again, again_log_det = by_passes(flow, z)
+    wanted = torch.autograd.grad(again.square().sum() - again_log_det.sum(), list(flow.parameters()))
+    assert all(torch.allclose(a, b, rtol=1e-7, atol=1e-7) for a, b in zip(found, wanted, strict=True))
 
 
 def test_a_network_of_ones_own_is_inverted_by_passes() -> None:

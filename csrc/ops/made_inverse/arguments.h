@@ -51,7 +51,8 @@ Call<T> call_of(const Structure& structure, const Transform& transform, const Te
           data<T>(z),
           data<T>(weight),
           data<T>(bias),
-          offset.size(1) == 0 ? nullptr : data<T>(offset)};
+          offset.size(1) == 0 ? nullptr : data<T>(offset),
+          poisons()};
 }
 
 template <typename F>

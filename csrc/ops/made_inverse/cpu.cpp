@@ -90,7 +90,10 @@ GENKERN_INLINE void pull_back_lanes(const Transform& transform, const A* __restr
 // The state of a block of samples, [rows, LANES] each.
 template <typename A>
 struct Block {
-  std::unique_ptr<Vector<A>[]> memory;
+  struct alignas(64) CacheLine {
+    A values[64 / sizeof(A)];
+  };
+  std::unique_ptr<CacheLine[]> memory;
   A *z, *x, *params;  // D, D, 2 D rows; x becomes known element by element
   A *units, *stream;  // activations of all hidden layers, and with residual blocks what they are made of
   A *grad_x, *grad_params, *grad_units;
@@ -99,11 +102,13 @@ struct Block {
   int64_t sample[LANES];  // the last one stands in for those beyond the batch
   int64_t count;
 
-  Block(const Network& network, bool backward) {
+  Block(const Call<A>& call, bool backward) {
+    const Network& network = call.network;
     const int64_t d = network.features, u = network.units, s = network.residual ? u : 0;
     const int64_t rows = 4 * d + u + s + (backward ? 3 * d + u + 1 : 0);
-    memory.reset(new Vector<A>[size_t(rows * WIDE<A>)]);
-    A* next = lanes<A>(memory.get());
+    memory.reset(new CacheLine[size_t(rows * WIDE<A>)]);
+    A* next = memory.get()->values;
+    if (call.poison) std::fill_n(next, rows * LANES, A(NAN));
     const auto take = [&](int64_t count) { return (next += count * LANES) - count * LANES; };
     z = take(d), x = take(d), params = take(2 * d), units = take(u), stream = take(s);
     if (!backward) return;
@@ -190,7 +195,7 @@ GENKERN_INLINE void run_forward(const Call<A>& call, Block<A>& block, int64_t nu
 template <typename A>
 GENKERN_INLINE void invert_blocks(const Call<A>& call, const Outputs<A>& outputs, int64_t begin, int64_t end) {
   const int64_t d = call.network.features;
-  Block<A> block(call.network, false);
+  Block<A> block(call, false);
   for (int64_t number = begin; number < end; number++) {
     run_forward(call, block, number);
     for (int64_t i = 0; i < block.count; i++) {
@@ -286,7 +291,7 @@ GENKERN_INLINE void pull_back_range(const Backward<A>& backward, const Records<A
                                     int64_t begin, int64_t end) {
   const Network& network = backward.call.network;
   const int64_t d = network.features, top = network.layer(1).rows;
-  Block<A> block(network, true);
+  Block<A> block(backward.call, true);
   for (int64_t number = begin; number < end; number++) {
     run_forward(backward.call, block, number);
     run_backward(backward, block);

@@ -98,6 +98,7 @@ struct Call {
   const T* weight;
   const T* bias;
   const T* offset;  // [batch, H_1] or null
+  bool poison;      // scratch starts as NaN
 };
 
 template <typename T>

@@ -32,7 +32,7 @@ class Config:
     steps: int = 4  # T
     hidden: int = 256  # units of a hidden layer
     blocks: int = 1  # residual blocks of two layers after the first hidden layer
-    activation: str = "elu"
+    activation: str = "tanh"  # bounded, for the recursion feeds what it finds back into the network
     alpha: float | None = 0.05  # of the logit transform of the pixels
     classes: int | None = None  # a Gaussian prior for each label
     context: int | None = None  # h, numbers that the networks see: of the label's embedding, or the caller's

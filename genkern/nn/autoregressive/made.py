@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import elu, linear, relu
+from torch.nn.functional import linear
 
-ACTIVATIONS = {"relu": relu, "tanh": torch.tanh, "elu": elu}
+from ...ops.made_inverse.reference import ACTIVATIONS
+
 ORDERS = ("natural", "reversed", "random")
 
 
@@ -61,6 +62,8 @@ class MADE(nn.Module):
     torch.Size([8, 10])
     """
 
+    layers: Sequence[MaskedLinear]
+
     def __init__(
         self,
         features: int,
@@ -89,7 +92,7 @@ class MADE(nn.Module):
         masks = [unit_degrees[0][:, None] > position]
         masks += [above[:, None] >= below for below, above in zip(unit_degrees, unit_degrees[1:], strict=False)]
         masks += [(position[:, None] >= unit_degrees[-1]).repeat(outputs, 1)]
-        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)  # type: ignore[assignment]
         self.context = nn.Linear(context, self.hidden[0], bias=False) if context else None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -98,7 +101,7 @@ class MADE(nn.Module):
         if (offset := self.offset(context)) is not None:
             h = h + offset
         stream = h
-        for number, layer in enumerate(self.layers[1:-1], 2):  # type: ignore[arg-type]
+        for number, layer in enumerate(self.layers[1:-1], 2):
             h = layer(activation(h))
             if self.residual and number % 2 == 1:
                 h = stream = h + stream
@@ -114,7 +117,7 @@ class MADE(nn.Module):
     def flat_parameters(self) -> tuple[Tensor, Tensor]:
         """All weights one after the other, and all biases: what `genkern.ops.made_inverse` takes."""
         weights = [layer.weight.flatten() for layer in self.layers]
-        return torch.cat(weights), torch.cat([layer.bias for layer in self.layers])  # type: ignore[arg-type]
+        return torch.cat(weights), torch.cat([layer.bias for layer in self.layers])
 
     @property
     def structure(self) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ...ops.made_inverse.reference import incremental
-from ..autoregressive.made import ACTIVATIONS, MADE
+from ...ops.made_inverse.reference import ACTIVATIONS, incremental
+from ..autoregressive.made import MADE
 from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .flow import Flow, Inverse, no_volume
 
