@@ -1,5 +1,5 @@
-#include "../../common/torch.h"
 #include "cpu.h"
+#include "tensors.h"
 
 namespace genkern::autoregressive_conv {
 namespace {
@@ -19,21 +19,10 @@ void solve_all(const Solve<T>& solve) {
            [&](int64_t begin, int64_t end) { solve_units(solve, matrices, shares, begin, end); });
 }
 
-Strides strides_of(const Tensor& tensor) {
-  return {tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
-}
-
 Tensor solve_cpu(Tensor y, Tensor weight, bool square, bool reverse) {
   Tensor x = output_like(y);
   if (y.numel() == 0) return x;
-  const Window window{int(weight.size(2) / 2), int(weight.size(3) / 2), square};
-  const auto run = [&](auto type) {
-    using T = decltype(type);
-    const Solve<T> solve{data<T>(y),         data<T>(weight), data<T>(x), strides_of(y),
-                         strides_of(weight), strides_of(x),   y.size(0),  y.size(1),
-                         y.size(2),          y.size(3),       window};
-    solve_all(reverse ? reversed(solve) : solve);
-  };
+  const auto run = [&](auto type) { solve_all(solve_of<decltype(type)>(y, weight, x, square, reverse)); };
   if (y.scalar_type() == ScalarType::Double)
     run(double{});
   else
