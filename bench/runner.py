@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from genkern.nn.memory import bytes_saved
+
 from . import gate as gates
 from .registry import FORWARD, TRAIN, Function, Inputs, Workload, leaves, tensors_of
 from .timing import Call, Spread, Timer, cuda_graph, interleave, ratio, timer_for
@@ -150,7 +152,7 @@ def run_workload(workload: Workload, mode: str, options: Options, machine: Machi
         timed[name], function = admit(make, call_of, gate, options.device)
         if function is not None:
             calls[name] = call_of(function)
-            timed[name].saved_bytes = saved_bytes(function, inputs) if mode == TRAIN else None
+            timed[name].saved_bytes = bytes_saved(function, *inputs) if mode == TRAIN else None
     moved = bytes_moved(workload, inputs, outputs, mode)
     row = Row(
         workload.op, workload.name, mode, options.device.type, str(options.dtype).removeprefix("torch."),
@@ -257,21 +259,6 @@ def unit_of(inputs: Inputs, outputs: Sequence[Tensor]) -> Tensor:
     """The x of "copies": the larger of the first input and the first output."""
     first = next(value for value in inputs if isinstance(value, Tensor))
     return max(first, outputs[0], key=lambda tensor: size([tensor]))
-
-
-def saved_bytes(function: Function, inputs: Inputs) -> int:
-    """Bytes that a forward pass keeps alive for its backward pass, each storage once."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = function(*inputs)
-    del outputs
-    return sum(kept.values())
 
 
 def apply_gemm_bound(row: Row, machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``genkern train | sample | models | info | bench``."""
+"""The command line: ``genkern train | sample | models | layers | info | bench``."""
 
 from __future__ import annotations
 
@@ -158,6 +158,25 @@ def models(
         system = (sys.modules[model.__module__].__doc__ or model.__name__).strip().splitlines()[0]
         table.add_row(name, "x".join(map(str, config.shape)), str(config.levels or "-"), system)
     Console().print(table, highlight=False)
+
+
+@app.command()
+def layers(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As in docs/layers.md.")] = False,
+) -> None:
+    """List the flow layers: what each computes, how it inverts, and what it costs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .nn.flows import catalogue
+
+    if markdown:
+        print(catalogue.markdown(), end="")
+        return
+    table = Table(*catalogue.COLUMNS, header_style="bold", show_lines=True)
+    for row in catalogue.rows():
+        table.add_row(*row)
+    Console().print(table, highlight=False, markup=False)
 
 
 @app.command()

@@ -248,6 +248,11 @@ class Op:
 
     # -- CUDA: a Triton launcher in genkern/ops/<name>/triton.py, imported at the first call ---------------------
 
+    @property
+    def has_triton(self) -> bool:
+        """Whether the GPU kernels are written in Triton; if not, in CUDA C++."""
+        return self._triton is not None
+
     @functools.cached_property
     def _triton(self) -> str | None:
         """The module with the Triton launchers, where the op has one."""

@@ -17,6 +17,7 @@ from genkern.nn import (
     Squeeze,
     Unsqueeze,
 )
+from genkern.nn.memory import bytes_saved
 
 POLICIES = ["checkpoint", "invert"]
 
@@ -163,30 +164,13 @@ def test_half_precision_states_are_refused_by_invert() -> None:
         model(torch.randn(3, 2, dtype=torch.bfloat16))
 
 
-def saved_bytes(model: Flow, x: Tensor) -> int:
-    """Bytes of distinct storages, parameters aside, that the graph of one forward pass holds."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    held: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = model(x.requires_grad_())
-    assert outputs[0].requires_grad
-    return sum(held.values())
-
-
 def test_what_invert_stores_grows_by_one_state_for_every_so_many_layers() -> None:
     x = torch.randn(16, 4, 8, 8)
 
     def deep(depth: int, policy: str) -> int:
         model = FlowSequential(*(step(4) for _ in range(depth)), policy=policy, every=8)
         model.initialize(x)
-        return saved_bytes(model, x)
+        return bytes_saved(model, x)
 
     state = x.numel() * 4
     small = 64 * 33 * 16  # log-determinants and matrices

@@ -81,7 +81,7 @@ class InvertibleConv1x1(Flow):
             log_abs_det = self._log_abs_det(log_abs_dets)
             if self.actnorm is not None:
                 weight, bias = ops.fold_actnorm(weight, self.actnorm.log_scale, self.actnorm.bias)
-                log_abs_det = log_abs_det + self.actnorm.log_scale.sum()
+                log_abs_det = log_abs_det + total(self.actnorm.log_scale)
             return ops.invertible_conv1x1(widen(x, weight), weight, bias, log_abs_det=log_abs_det)
 
     def inverse(
@@ -91,16 +91,16 @@ class InvertibleConv1x1(Flow):
             ((weight, log_abs_det),) = self._inverses(self.matrices()) if inverses is None else inverses
             bias = None if self.bias is None else -(weight @ self.bias)  # W^-1 (z - bias)
             if self.parameterization == "plu":
-                log_abs_det = self.log_diagonal.sum()
+                log_abs_det = total(self.log_diagonal)
             if self.actnorm is not None:  # x = e^-s (W^-1 z - b)
                 scale = torch.exp(-self.actnorm.log_scale)
                 weight, bias = scale[:, None] * weight, -scale * self.actnorm.bias
-                log_abs_det = log_abs_det + self.actnorm.log_scale.sum()
+                log_abs_det = log_abs_det + total(self.actnorm.log_scale)
             return ops.invertible_conv1x1(widen(z, weight), weight, bias, log_abs_det=-log_abs_det)
 
     def _log_abs_det(self, given: Sequence[Tensor] | None) -> Tensor:
         if self.parameterization == "plu":
-            return self.log_diagonal.sum()
+            return total(self.log_diagonal)
         return (ops.log_abs_det([self.weight]) if given is None else given)[0]
 
     def free_weights(self) -> list[Tensor]:
@@ -117,6 +117,11 @@ class InvertibleConv1x1(Flow):
 def full_precision(x: Tensor) -> torch.autocast:
     """Off with autocast: the state of a flow keeps its precision, its networks need not."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def total(log_scales: Tensor) -> Tensor:
+    """Their sum, which is multiplied by the number of sites: in float32 or wider."""
+    return log_scales.sum(dtype=torch.promote_types(log_scales.dtype, torch.float32))
 
 
 def widen(x: Tensor, weight: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def fold_actnorm(
 
     and with ``form="shift_then_scale"``, :math:`W (e^{s} \odot (x + b))`, the bias is :math:`W (e^{s} \odot b)`. So
     the normalisation costs nothing beyond the convolution. Its log-determinant stays what it was: pass
-    ``log_abs_det(weight) + log_scale.sum()``, or let the op take it from the folded weight.
+    ``log_abs_det(weight) + log_scale.float().sum()``, or let the op take it from the folded weight.
 
     Args:
         weight: ``[C, C]``.

@@ -1,4 +1,4 @@
-"""Public test helpers: the tolerance rule, the generated suite that every op passes, and Jacobian log-determinants.
+"""The generated suite that every op passes.
 
 An op's test file is a list of cases and whatever is special about the op::
 
@@ -17,64 +17,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from .ops._library import Op
+from ..ops._library import Op
+from .tolerance import assert_same_bits, assert_within_rule, tensors_of
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-
-# -- tolerance ---------------------------------------------------------------------------------------------------------
-
-
-def assert_within_rule(kernel: Tensor, plain: Tensor, truth: Tensor, *, what: str = "value") -> None:
-    """Error of the kernel <= 2 x the error of plain PyTorch in the same dtype + 1 ulp, in the largest element.
-
-    In float64 the truth rounds as plain PyTorch does, so 32 ulp are allowed there.
-
-    Args:
-        kernel: what is tested.
-        plain: the same computed by PyTorch from the same inputs in the same dtype.
-        truth: the same computed in float64.
-        what: the name used in the message.
-    """
-    assert kernel.shape == truth.shape, f"{what}: shape {list(kernel.shape)}, wanted {list(truth.shape)}"
-    assert kernel.dtype == plain.dtype, f"{what}: dtype {kernel.dtype}, wanted {plain.dtype}"
-    if not truth.numel():
-        return
-    assert kernel.isfinite().all() or not truth.isfinite().all(), f"{what}: not finite"
-    error = (kernel.double() - truth).abs().max().item()
-    plain_error = (plain.double() - truth).abs().max().item()
-    ulps = 32 if kernel.dtype == torch.float64 else 1
-    ulp = ulps * torch.finfo(kernel.dtype).eps * truth.abs().max().item()
-    assert error <= 2 * plain_error + ulp, f"{what}: error {error:.3g}, plain PyTorch {plain_error:.3g}, ulp {ulp:.3g}"
-
-
-def assert_same_bits(left: Any, right: Any, *, what: str = "value") -> None:
-    """Equal element by element, NaN equal to NaN."""
-    for a, b in zip(_tensors(left), _tensors(right), strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape, f"{what}: {a.dtype} {a.shape} against {b.dtype} {b.shape}"
-        assert torch.equal(a.nan_to_num(1234.0), b.nan_to_num(1234.0)), f"{what}: {(a != b).sum()} elements differ"
-
-
-# -- Jacobians ---------------------------------------------------------------------------------------------------------
-
-
-def jacobian_log_det(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """log|det dy/dx| of each sample, by automatic differentiation and `slogdet`.
-
-    Args:
-        function: from ``[B, *]`` to ``[B, *]`` of as many elements; samples must not influence each other.
-        x: where, ``[B, *]``; float64 is the point of it.
-
-    Returns:
-        ``[B]``, in nats.
-    """
-    rows = []
-    for sample in x:
-        jacobian = torch.autograd.functional.jacobian(lambda s: function(s.unsqueeze(0)).flatten(), sample)
-        rows.append(torch.linalg.slogdet(jacobian.reshape(-1, sample.numel())).logabsdet)
-    return torch.stack(rows)
 
 
 # -- cases -------------------------------------------------------------------------------------------------------------
@@ -230,7 +177,7 @@ class OpSuite:
                 torch.func.jvp(torch.func.grad(f), inputs, ones),
             ]
 
-        found, wanted = _tensors(transformed(total("auto"))), _tensors(transformed(total("torch")))
+        found, wanted = tensors_of(transformed(total("auto"))), tensors_of(transformed(total("torch")))
         for kernel, reference in zip(found, wanted, strict=True):
             torch.testing.assert_close(kernel, reference, rtol=1e-9, atol=1e-9)
 
@@ -334,9 +281,3 @@ class OpSuite:
         expected = case(*inputs)
         with torch.autocast(device, dtype=torch.bfloat16):
             assert_same_bits(case(*inputs), expected)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    leaves: list[Tensor] = []
-    tree_map(lambda leaf: leaves.append(leaf) if isinstance(leaf, Tensor) else None, tree)
-    return leaves
