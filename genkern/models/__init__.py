@@ -21,6 +21,7 @@ MODULES: list[str] = [
     "genkern.models.flows.nice",
     "genkern.models.flows.realnvp",
     "genkern.models.flows.glow",
+    "genkern.models.flows.emerging",
 ]
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .._checks import check, promote
 from .._library import wide_dtype
+from .._precision import ieee_convolutions
 from ..invertible_conv1x1.autograd import full_precision
 from . import reference
 from .autograd import solve
@@ -57,12 +58,14 @@ def autoregressive_conv(
 
     Derivatives of any order, also through the inverse, which is a triangular solve, and its gradient another one: one
     native call each, on CUDA one launch. Dtypes are promoted as in PyTorch, and kept under autocast, which would spoil
-    the inverse; that is computed in float32 (float64 for float64). Hoogeboom et al. 2019 (arXiv:1901.11137), section 3.
+    the inverse; that is computed in float32 (float64 for float64). So is a convolution of float32 on CUDA, except under
+    `torch.compile`, where ``torch.backends.cudnn.conv.fp32_precision`` decides.
+    Hoogeboom et al. 2019 (arXiv:1901.11137), section 3.
 
-    >>> weight = torch.eye(3)[:, :, None, None] + 0.1 * torch.randn(3, 3, 3, 3).triu(1)
-    >>> x = torch.randn(2, 3, 8, 8)
-    >>> y, log_det = autoregressive_conv(x, weight.transpose(0, 1))
-    >>> torch.allclose(autoregressive_conv(y, weight.transpose(0, 1), inverse=True)[0], x, atol=1e-4)
+    >>> x, weight = torch.randn(2, 3, 8, 8), 0.1 * torch.randn(3, 3, 3, 3)
+    >>> weight[:, :, 1, 1] += torch.eye(3)
+    >>> y, log_det = autoregressive_conv(x, weight)
+    >>> torch.allclose(autoregressive_conv(y, weight, inverse=True)[0], x, atol=1e-4)
     True
     """
     function = "autoregressive_conv"
@@ -78,7 +81,7 @@ def autoregressive_conv(
         log_diagonal = diagonal.to(wide).abs().log()
     pixels = x.shape[2] * x.shape[3]
     log_det = ((-pixels if inverse else pixels) * log_diagonal.to(wide).sum()).expand(len(x))
-    with full_precision(x):
+    with full_precision(x), ieee_convolutions(x):
         if inverse:  # in float32 or wider: a rounded solution is the source of what follows it
             y = solve(x.to(wide), weight.to(wide), square, reverse, impl).to(x.dtype)
         elif impl == "torch":
