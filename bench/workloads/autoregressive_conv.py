@@ -48,4 +48,5 @@ WORKLOADS = [
     convolution(FIRST, mask="square", inverse=True, modes=(FORWARD,)),
     convolution(FIRST, size=5, inverse=True, modes=(FORWARD,)),
     convolution(LAST, inverse=True, modes=(FORWARD,)),
+    convolution((4, 8, 4, 4), inverse=True, modes=(FORWARD,), launch=True),
 ]

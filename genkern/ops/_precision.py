@@ -15,7 +15,7 @@ def ieee_convolutions(x: Tensor) -> Iterator[None]:
     if not x.is_cuda or torch.compiler.is_compiling():
         yield
         return
-    settings = torch.backends.cudnn.conv
+    settings = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = "ieee"
     try:
