@@ -127,7 +127,7 @@ CATALOGUE: list[Entry] = [
         "closed form, W⁻¹ kept until W changes",
         "HW ln|det W|: O(C³), or O(C) by P L U; one call for a model",
         lambda: InvertibleConv1x1(6, "free"),
-        ops=("lu_inverse",),
+        ops=("lu_inverse", "plu_weight"),
     ),
     Entry(
         "AutoregressiveConv2d",
@@ -143,7 +143,7 @@ CATALOGUE: list[Entry] = [
         "closed form: two triangular solves and P⁻¹",
         "HW (ln|det P| + Σ ln d₁ d₂): O(C)",
         lambda: EmergingConv2d(6),
-        ops=("autoregressive_solve", "lu_inverse"),
+        ops=("autoregressive_solve", "lu_inverse", "plu_weight"),
     ),
     Entry(
         "PeriodicConv2d",
