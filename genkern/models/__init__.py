@@ -25,6 +25,7 @@ MODULES: list[str] = [
     "genkern.models.flows.nsf",
     "genkern.models.flows.maf",
     "genkern.models.flows.iaf",
+    "genkern.models.flows.emerging",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
+from .autoregressive_conv import autoregressive_conv
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .flow_batch_norm import flow_batch_norm
 from .gaussian_log_prob import gaussian_log_prob
@@ -20,6 +21,7 @@ __all__ = [
     "actnorm",
     "additive_coupling",
     "affine_coupling",
+    "autoregressive_conv",
     "bits_per_dim",
     "dequantize",
     "flow_batch_norm",

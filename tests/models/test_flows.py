@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from genkern import models, ops, random
-from genkern.models.flows import ffjord, glow, iaf, maf, nice, nsf, realnvp
+from genkern.models.flows import emerging, ffjord, glow, iaf, maf, nice, nsf, realnvp
 from genkern.models.flows._base import FlowModel
 from genkern.testing import jacobian_log_det
 
@@ -38,6 +38,11 @@ TINY: dict[str, FlowModel] = {
     ),
     "iaf": iaf.IAF(iaf.Config((1, 4, 2), 17, steps=2, hidden=10)),
     "iaf invert": iaf.IAF(iaf.Config((5,), None, steps=3, hidden=8, alpha=None, policy="invert", every=2)),
+    "emerging": emerging.Emerging(
+        emerging.Config((1, 4, 4), 17, scales=2, steps=2, hidden=4, policy="invert", every=2)
+    ),
+    "emerging raster": emerging.Emerging(emerging.Config((1, 2, 6), 17, 1, 2, 4, mask="raster", kernel_size=5)),
+    "emerging periodic": emerging.Emerging(emerging.Config((1, 4, 6), 17, 1, 1, 4, mixing="periodic")),
     "glow continuous": glow.Glow(glow.Config((3, 4, 4), None, scales=2, steps=2, hidden=4)),
 }
 CONTINUOUS = {"levels": None, "scales": 2, "blocks": 1, "hidden": 4, "layers": 1, "divergence": "exact", "alpha": None}
@@ -137,7 +142,7 @@ def test_save_and_load_give_the_same_bits(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("family", [nice, realnvp, glow, ffjord, nsf, maf, iaf])
+@pytest.mark.parametrize("family", [nice, realnvp, glow, ffjord, nsf, maf, iaf, emerging])
 def test_every_preset_is_in_the_registry(family) -> None:
     assert family.PRESETS.items() <= {name: preset.config for name, preset in models.presets().items()}.items()
 
@@ -145,6 +150,7 @@ def test_every_preset_is_in_the_registry(family) -> None:
 @pytest.mark.parametrize(
     "name", ["nice-small", "realnvp-small", "glow-small", "ffjord-small", "nsf-small", "maf-small", "iaf-small"]
 )
+@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small", "emerging-small"])
 def test_a_new_small_model_is_no_worse_than_the_uniform_one_after_initialisation(name: str) -> None:
     torch.manual_seed(0)
     model = models.build(name)
@@ -206,3 +212,5 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         nice.NICE(nice.Config(prior="cauchy"))
     with pytest.raises(ValueError, match="coupling must be 'affine' or 'additive'; got 'spline'"):
         glow.Glow(glow.Config(coupling="spline"))
+    with pytest.raises(ValueError, match="mixing must be 'emerging' or 'periodic'; got 'fourier'"):
+        emerging.Emerging(emerging.Config(mixing="fourier"))

@@ -14,7 +14,9 @@ from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling, checkerboard
 from .dequantization import VariationalDequantization
 from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
+from .emerging import AutoregressiveConv2d, EmergingConv2d
 from .flow import Flow, Inverse
+from .periodic import PeriodicConv2d
 from .permutation import Householder, Permutation
 from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
 from .sequential import FlowSequential
@@ -34,6 +36,8 @@ __all__ = [
     "Conditioned",
     "ElementwiseSpline",
     "ElementwiseTransform",
+    "AutoregressiveConv2d",
+    "EmergingConv2d",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
@@ -49,6 +53,7 @@ __all__ = [
     "Prior",
     "SplineCoupling",
     "SplineTransform",
+    "PeriodicConv2d",
     "Split",
     "Squeeze",
     "StandardLogistic",

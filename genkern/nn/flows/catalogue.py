@@ -21,7 +21,9 @@ from .batch_norm import FlowBatchNorm
 from .continuous import CNF
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling
+from .emerging import AutoregressiveConv2d, EmergingConv2d
 from .flow import Flow
+from .periodic import PeriodicConv2d
 from .permutation import Householder, Permutation
 from .spline import ElementwiseSpline, SplineCoupling
 from .split import Split
@@ -132,6 +134,29 @@ CATALOGUE: list[Entry] = [
         "HW ln|det W|: O(C³), or O(C) by P L U; one call for a model",
         lambda: InvertibleConv1x1(6, "free"),
         ops=("lu_inverse", "plu_weight"),
+    ),
+    Entry(
+        "AutoregressiveConv2d",
+        "y = W * x, k x k, W masked to see what is before a pixel (or after it)",
+        "closed form: a triangular solve along the wavefront, in one call",
+        "HW Σ ln d: O(C)",
+        lambda: AutoregressiveConv2d(6),
+        ops=("autoregressive_solve",),
+    ),
+    Entry(
+        "EmergingConv2d",
+        "y = W₂ * W₁ * (P x), k x k of opposite orders on a 1x1",
+        "closed form: two triangular solves and P⁻¹",
+        "HW (ln|det P| + Σ ln d₁ d₂): O(C)",
+        lambda: EmergingConv2d(6),
+        ops=("autoregressive_solve", "lu_inverse", "plu_weight"),
+    ),
+    Entry(
+        "PeriodicConv2d",
+        "y = W * x on a torus, k x k",
+        "closed form: a linear solve at each frequency",
+        "Σ_f ln|det Ŵ_f|: O(HW C³)",
+        lambda: PeriodicConv2d(6),
     ),
     Entry("Squeeze", "[C, H, W] → [4C, H/2, W/2]", "closed form", "0", Squeeze, ops=("squeeze",)),
     Entry("Unsqueeze", "[4C, H, W] → [C, 2H, 2W]", "closed form", "0", Unsqueeze, (8, 2, 2), ops=("squeeze",)),
