@@ -13,6 +13,8 @@ from .invertible_conv1x1 import (
     plu_factors,
     plu_weight,
 )
+from .planar import planar
+from .radial import radial
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -28,9 +30,11 @@ __all__ = [
     "invertible_conv1x1",
     "log_abs_det",
     "logit_transform",
+    "planar",
     "plu_factors",
     "plu_weight",
     "quantize",
+    "radial",
     "squeeze",
     "unsqueeze",
 ]
