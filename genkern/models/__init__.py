@@ -21,6 +21,9 @@ MODULES: list[str] = [
     "genkern.models.flows.nice",
     "genkern.models.flows.realnvp",
     "genkern.models.flows.glow",
+    "genkern.models.flows.planar_flow",
+    "genkern.models.flows.iresnet",
+    "genkern.models.flows.residual_flow",
 ]
 
 

@@ -6,6 +6,8 @@ from genkern.testing import Case, OpSuite, assert_within_rule, jacobian_log_det
 
 EACH = {"x": (33, 6), "u": (33, 6), "w": (33, 6), "b": (33,)}
 SHARED = {"x": (70, 3), "u": (3,), "w": (3,), "b": ()}
+WIDE = {"x": (9, 40), "u": (40,), "w": (40,), "b": ()}
+PICTURES = {"x": (3, 2, 3, 4), "u": (24,), "w": (3, 24), "b": ()}
 
 
 class TestPlanar(OpSuite):
@@ -13,9 +15,9 @@ class TestPlanar(OpSuite):
         Case("each-sample", planar, EACH),
         Case("each-sample-inverse", planar, EACH, {"inverse": True}),
         Case("shared", planar, SHARED, batched=False),
-        Case("shared-inverse-wide", planar, {"x": (9, 40), "u": (40,), "w": (40,), "b": ()}, {"inverse": True}, 0.4, False),
-        Case("pictures", planar, {"x": (3, 2, 3, 4), "u": (24,), "w": (3, 24), "b": ()}, scale=0.5, batched=False),
-    ]  # fmt: skip
+        Case("shared-inverse-wide", planar, WIDE, {"inverse": True}, 0.4, batched=False),
+        Case("pictures", planar, PICTURES, scale=0.5, batched=False),
+    ]
 
 
 def parameters(size, scale=1.0, dtype=torch.float64, seed=0, batch=()):
@@ -77,7 +79,9 @@ def test_a_large_projection_keeps_its_digits():
     """ln(1 + e^200) is 200: written as log(1 + exp(.)) it is infinite in float32."""
     x, w = torch.tensor([[0.5, 0.2]]), torch.tensor([10.0, 10.0])
     y, log_det = planar(x, torch.tensor([10.0, 10.0]), w, torch.tensor(-7.0))
-    truth = [t.double() for t in planar(x.double(), torch.full((2,), 10.0).double(), w.double(), torch.tensor(-7.0).double())]
+    truth = [
+        t.double() for t in planar(x.double(), torch.full((2,), 10.0).double(), w.double(), torch.tensor(-7.0).double())
+    ]
     torch.testing.assert_close((y.double(), log_det.double()), tuple(truth), rtol=1e-6, atol=1e-6)  # fmt: skip
 
 

@@ -9,9 +9,7 @@ from torch.nn.functional import softplus
 LEAST = 1e-12  # of alpha and gamma: the map stays invertible, and its derivatives finite, where they round to nothing
 
 
-def radial(
-    x: Tensor, center: Tensor, raw_alpha: Tensor, raw_beta: Tensor, inverse: bool
-) -> tuple[Tensor, Tensor]:
+def radial(x: Tensor, center: Tensor, raw_alpha: Tensor, raw_beta: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
     alpha, gamma = softplus(raw_alpha).clamp(min=LEAST), softplus(raw_beta).clamp(min=LEAST)
     beta = gamma - alpha
     away = x - center
