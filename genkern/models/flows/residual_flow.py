@@ -43,7 +43,7 @@ class Config:
     iterations: int = 1  # of the power method, for each step
     terms: int = 2  # before the roulette, in training
     eval_terms: int = 20  # the same in evaluation
-    eval_exact: bool = False  # in evaluation the whole Jacobian: for few dimensions
+    exact: bool = False  # the whole Jacobian instead: for few dimensions, where it is cheaper than the series
     p: float = 0.5  # of the geometric distribution of the number of further terms
     alpha: float | None = 0.05
     policy: str = "store"
@@ -102,8 +102,10 @@ class ResidualFlowModel(FlowModel):
         return layers
 
     def _block(self, g: nn.Module, config: Config) -> Flow:
-        evaluation = ExactLogDet() if config.eval_exact else RussianRoulette(config.eval_terms, config.p)
-        return ResidualFlow(g, log_det=RussianRoulette(config.terms, config.p), evaluation=evaluation)
+        if config.exact:
+            return ResidualFlow(g, log_det=ExactLogDet())
+        train, evaluate = (RussianRoulette(terms, config.p) for terms in (config.terms, config.eval_terms))
+        return ResidualFlow(g, log_det=train, evaluation=evaluate)
 
     @torch.no_grad()
     def log_prob_and_error(self, x: Tensor, *, key: Tensor | None = None, draws: int = 16) -> tuple[Tensor, Tensor]:
@@ -121,7 +123,5 @@ PRESETS = {
     "residual-flow-small": Config(
         shape=(1, 8, 8), levels=17, scales=2, blocks=3, hidden=24, dense_blocks=2, dense_hidden=64
     ),
-    "residual-flow-2d": Config(
-        shape=(2,), levels=None, blocks=10, hidden=64, iterations=2, eval_exact=True, alpha=None
-    ),
+    "residual-flow-2d": Config(shape=(2,), levels=None, blocks=10, hidden=64, iterations=2, exact=True, alpha=None),
 }
