@@ -98,7 +98,7 @@ def interleave(
     timer: Timer,
     *,
     budget: float,
-    block: float = 2e-4,
+    block: float = 2e-5,
     rounds: tuple[int, int] = (7, 200),
     seed: int = 0,
 ) -> dict[str, list[float]]:

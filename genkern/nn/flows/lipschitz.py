@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LANCZOS_STEPS = 64
+FIRST_ITERATIONS = 5
 
 
 class _Spectral(nn.Module):
@@ -33,8 +34,8 @@ class _Spectral(nn.Module):
         self.bound, self.iterations = bound, iterations
         self.register_buffer("u", _unit(torch.randn(1, *outputs)))
         self.register_buffer("v", _unit(torch.randn(1, *inputs)))
+        self._iterate(FIRST_ITERATIONS)
         self._seen = -1  # version of the weight at the last power iteration
-        self.converge()
 
     def operator(self, x: Tensor, weight: Tensor) -> Tensor:
         """The map A without its bias, ``[B, *inputs] -> [B, *outputs]``."""
@@ -57,15 +58,18 @@ class _Spectral(nn.Module):
             self._follow()
         return self.weight / (self.singular_value() / self.bound).clamp(min=1).to(self.weight.dtype)
 
-    @torch.no_grad()
     def _follow(self) -> None:
         if not torch.compiler.is_compiling():
             if self.weight._version == self._seen:
                 return
             self._seen = self.weight._version
+        self._iterate(self.iterations)
+
+    @torch.no_grad()
+    def _iterate(self, rounds: int) -> None:
         with torch.autocast(self.weight.device.type, enabled=False):
             v = self.v.clone()
-            for _ in range(self.iterations):
+            for _ in range(rounds):
                 u = _unit(self.operator(v, self.weight))
                 v = _unit(self.adjoint(u, self.weight))
             self.u.copy_(_unit(self.operator(v, self.weight)))
