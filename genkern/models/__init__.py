@@ -26,6 +26,9 @@ MODULES: list[str] = [
     "genkern.models.flows.maf",
     "genkern.models.flows.iaf",
     "genkern.models.flows.emerging",
+    "genkern.models.flows.planar_flow",
+    "genkern.models.flows.iresnet",
+    "genkern.models.flows.residual_flow",
 ]
 
 

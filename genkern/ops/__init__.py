@@ -13,7 +13,9 @@ from .invertible_conv1x1 import (
     log_abs_det,
 )
 from .made_inverse import made_inverse
+from .planar import planar
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
+from .radial import radial
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
 
@@ -38,6 +40,8 @@ __all__ = [
     "quantize",
     "rational_quadratic_spline",
     "spline_parameters",
+    "planar",
+    "radial",
     "squeeze",
     "unsqueeze",
 ]

@@ -16,13 +16,17 @@ from .dequantization import VariationalDequantization
 from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .emerging import AutoregressiveConv2d, EmergingConv2d
 from .flow import Flow, Inverse
+from .lipschitz import LipSwish, SpectralConv2d, SpectralLinear
 from .periodic import PeriodicConv2d
 from .permutation import Householder, Permutation
+from .planar import Planar, Radial
 from .priors import ClassConditionalGaussian, MixtureOfGaussians, Prior, StandardLogistic, StandardNormal
+from .residual import ExactLogDet, PowerSeries, ResidualFlow, RussianRoulette
 from .sequential import FlowSequential
 from .spline import ElementwiseSpline, SplineCoupling, SplineTransform
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
+from .sylvester import Sylvester
 from .velocity import VelocityNetwork
 
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "ElementwiseTransform",
     "AutoregressiveConv2d",
     "EmergingConv2d",
+    "ExactLogDet",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
@@ -58,6 +63,15 @@ __all__ = [
     "Squeeze",
     "StandardLogistic",
     "StandardNormal",
+    "LipSwish",
+    "Planar",
+    "Radial",
+    "ResidualFlow",
+    "RussianRoulette",
+    "PowerSeries",
+    "SpectralConv2d",
+    "SpectralLinear",
+    "Sylvester",
     "Unsqueeze",
     "VariationalDequantization",
     "VelocityNetwork",

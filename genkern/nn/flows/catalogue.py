@@ -23,11 +23,15 @@ from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling
 from .emerging import AutoregressiveConv2d, EmergingConv2d
 from .flow import Flow
+from .lipschitz import LipSwish, SpectralLinear
 from .periodic import PeriodicConv2d
 from .permutation import Householder, Permutation
+from .planar import Planar, Radial
+from .residual import ExactLogDet, ResidualFlow
 from .spline import ElementwiseSpline, SplineCoupling
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
+from .sylvester import Sylvester
 from .velocity import VelocityNetwork
 
 PICTURE, VECTOR = (6, 4, 4), (6,)
@@ -84,6 +88,10 @@ class Entry:
         if "context" not in self.checks:
             return None
         return torch.randn(batch, *self.checks["context"], generator=torch.Generator().manual_seed(1))
+
+
+def residual_network(size: int) -> nn.Module:
+    return nn.Sequential(SpectralLinear(size, 8, bound=0.8), LipSwish(), SpectralLinear(8, size, bound=0.8))
 
 
 CATALOGUE: list[Entry] = [
@@ -222,6 +230,41 @@ CATALOGUE: list[Entry] = [
         "closed form, Qᵀ",
         "0",
         lambda: Householder(6),
+    ),
+    Entry(
+        "Planar",
+        "y = x + u' tanh(w·x + b), with w·u' = softplus(w·u) - 1",
+        "a monotone root in w·x, by Newton's method in a bracket, to the last bit",
+        "ln(t² + (1 - t²) softplus(w·u)), t = tanh(w·x + b): O(D)",
+        lambda: Planar(6),
+        VECTOR,
+        ops=("planar",),
+    ),
+    Entry(
+        "Radial",
+        "y = x + β (x - x₀) / (α + r), with r = ‖x - x₀‖ and β > -α",
+        "closed form, a quadratic in r",
+        "(D - 1) ln(1 + β / (α + r)) + ln(1 + αβ / (α + r)²): O(D)",
+        lambda: Radial(6),
+        VECTOR,
+        ops=("radial",),
+    ),
+    Entry(
+        "Sylvester",
+        "y = x + Q R tanh(R̃ Qᵀ x + b), R and R̃ triangular, Q orthogonal",
+        "back substitution, a monotone root for each of M unknowns",
+        "Σ ln(1 + (1 - t²) r r̃): O(M)",
+        lambda: Sylvester(6, 3),
+        VECTOR,
+    ),
+    Entry(
+        "ResidualFlow",
+        "y = x + g(x), Lip(g) < 1",
+        "fixed point, to a tolerance or an error; gradients by the implicit function",
+        "exact: D products; else Hutchinson's trace of a series, unbiased by a roulette, with the Neumann gradient",
+        lambda: ResidualFlow(residual_network(3), log_det=ExactLogDet()),
+        (3,),
+        derivatives="first, second; with an estimate, and through the inverse: first",
     ),
 ]
 
