@@ -56,7 +56,6 @@ class Workload:
         quick: the providers besides genkern that `--quick` times; empty leaves the workload out.
         launch: a tiny shape, where the time is that of the call and not of the work.
         compiles: the modes in which compiled PyTorch takes part; not where tracing takes minutes.
-        compiled: False where compiling the reference would take minutes.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Workload:
     quick: Sequence[str] = ()
     launch: bool = False
     compiles: Sequence[str] = MODES
-    compiled: bool = True
     op: str = ""  # the file's name, filled in at discovery
 
 

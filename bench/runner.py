@@ -104,9 +104,7 @@ def providers(workload: Workload, mode: str, quick: bool) -> dict[str, Callable[
         "genkern": lambda: (workload.run("auto"), True),
         "eager": lambda: (eager, True),
     }
-    if mode not in workload.compiles:
-        del makers["compile"]
-    if workload.compiled:
+    if mode in workload.compiles:
         makers["compile"] = lambda: (torch.compile(eager, dynamic=False), True)
     for name, rival in workload.rivals.items():
         if mode in rival.modes:

@@ -39,7 +39,7 @@ def convolution(shape: tuple[int, ...], *, size: int = 3, mask: str = "raster", 
     live = size // 2 * (size if mask == "raster" else size // 2 + 1) + size // 2 + 0.5
     name = f"{mask} {size}x{size} {'inverse ' if inverse else ''}{shape_name(shape)}"
     flops = int(2 * live * shape[1] * math.prod(shape))
-    return Workload(name, make, run, flops=flops, rivals=BARE, compiled=not inverse, **description)
+    return Workload(name, make, run, flops=flops, rivals=BARE, compiles=() if inverse else MODES, **description)
 
 
 WORKLOADS = [

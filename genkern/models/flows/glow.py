@@ -95,8 +95,7 @@ def level(channels: int, scales: int, config: Any, step: Callable[[int, Any], Fl
         leave: Flow = ChannelAffine(channels)  # the last latents: a learned mean and deviation of each channel
     else:
         kept, left = channels - channels // 2, channels // 2
-        leave = Split(ZeroConv(kept, 2 * left, config.context), level(kept, scales - 1, config))
-        leave = Split(ZeroConv(kept, 2 * left), level(kept, scales - 1, config, step))
+        leave = Split(ZeroConv(kept, 2 * left, config.context), level(kept, scales - 1, config, step))
     steps = (step(channels, config) for _ in range(config.steps))
     return FlowSequential(Squeeze(), *steps, leave, Unsqueeze(), policy=config.policy, every=config.every)
 

@@ -244,7 +244,7 @@ def _run(
     network: nn.Module, names: Sequence[str], parameters: Sequence[Tensor | None], *inputs: Tensor | None
 ) -> Tensor:
     arguments = tuple(value for value in inputs if value is not None)
-    return torch.func.functional_call(network, dict(zip(names, parameters, strict=True)), arguments)
+    return torch.func.functional_call(network, dict(zip(names, parameters, strict=True)), arguments)  # type: ignore[arg-type]
 
 
 class _Estimate(torch.autograd.Function):
