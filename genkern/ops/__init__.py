@@ -4,6 +4,7 @@ from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
 from .concat_elu import concat_elu
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
+from .discretized_mixture_logistics import discretized_mixture_logistics, sample_discretized_mixture_logistics
 from .flow_batch_norm import flow_batch_norm
 from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
@@ -15,6 +16,7 @@ from .invertible_conv1x1 import (
     plu_factors,
     plu_weight,
 )
+from .quantile_huber import quantile_huber
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "bits_per_dim",
     "concat_elu",
     "dequantize",
+    "discretized_mixture_logistics",
     "flow_batch_norm",
     "fold_actnorm",
     "gated_activation",
@@ -34,7 +37,9 @@ __all__ = [
     "logit_transform",
     "plu_factors",
     "plu_weight",
+    "quantile_huber",
     "quantize",
+    "sample_discretized_mixture_logistics",
     "squeeze",
     "unsqueeze",
 ]

@@ -4,31 +4,9 @@
 
 #include <algorithm>
 
-#include "../../common/math.h"
+#include "../../common/decay.h"
 
 namespace genkern::gated_activation {
-
-// e^-x and e^-x - 1 of one argument x >= 0, both to about an ulp of 1; beyond 87 float32 stays at e^-87.
-template <typename A>
-struct Decay {
-  A power, minus_one;
-};
-
-GENKERN_INLINE Decay<float> decay(float x) {
-  x = x > 87.0f ? 87.0f : x;                             // NaN stays
-  const float rounded = x * -1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum is an integer
-  const float f = x * -1.44269504f - (rounded - 12582912.0f);
-  const float scale = bit_cast<float>((bit_cast<int>(rounded) << 23) + 0x3f800000);
-  float p = 1.5461563553e-4f;  // (2^f - 1) / f, |f| <= 1/2
-  p = p * f + 1.3390982251e-3f;
-  p = p * f + 9.6180563794e-3f;
-  p = p * f + 5.5503568886e-2f;
-  p = p * f + 2.4022650924e-1f;
-  p = p * f + 6.9314718807e-1f;
-  const float rest = scale * (p * f);
-  return {rest + scale, rest + (scale - 1.0f)};
-}
-GENKERN_INLINE Decay<double> decay(double x) { return {std::exp(-x), std::expm1(-x)}; }
 
 template <typename A>
 GENKERN_INLINE A gate(A a, A g) {
