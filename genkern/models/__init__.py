@@ -21,6 +21,8 @@ MODULES: list[str] = [
     "genkern.models.flows.nice",
     "genkern.models.flows.realnvp",
     "genkern.models.flows.glow",
+    "genkern.models.autoregressive.pixelcnn",
+    "genkern.models.autoregressive.gated_pixelcnn",
 ]
 
 

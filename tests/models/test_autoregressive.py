@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from genkern import models, random
+from genkern.models.autoregressive import gated_pixelcnn, pixelcnn
 from genkern.models.autoregressive._base import AutoregressiveModel, check_picture
 
 KEY = random.key(7)
@@ -47,6 +48,10 @@ class Table(AutoregressiveModel):
 TINY: dict[str, tuple[type[AutoregressiveModel], object]] = {
     "table": (Table, TableConfig()),
     "table by class": (Table, TableConfig(classes=2)),
+    "pixelcnn": (pixelcnn.PixelCNN, pixelcnn.Config((1, 4, 4), 17, h=4, blocks=2, head=6)),
+    "pixelcnn rgb": (pixelcnn.PixelCNN, pixelcnn.Config((3, 3, 4), 5, h=6, blocks=1, head=6)),
+    "gated pixelcnn": (gated_pixelcnn.GatedPixelCNN, gated_pixelcnn.Config((1, 5, 4), 17, None, 3, 4, head=5)),
+    "gated pixelcnn rgb": (gated_pixelcnn.GatedPixelCNN, gated_pixelcnn.Config((3, 4, 3), 5, 3, 3, 6, head=6)),
 }
 
 

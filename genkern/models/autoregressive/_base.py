@@ -211,6 +211,11 @@ class AutoregressiveModel(GenerativeModel):
         return config
 
 
+def by_levels(x: Tensor, channels: int) -> Tensor:
+    """Logits ``[B, C * levels, H, W]``, contiguous for each sub-pixel, as ``[B, levels, C, H, W]``."""
+    return x.unflatten(1, (channels, -1)).transpose(1, 2)
+
+
 def check_picture(model: str, config: Any) -> None:
     """Complains unless the config is one of integer pictures."""
     if len(config.shape) != 3:
