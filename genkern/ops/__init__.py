@@ -2,6 +2,7 @@
 
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
+from .causal_sample import causal_sample
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .flow_batch_norm import flow_batch_norm
 from .gaussian_log_prob import gaussian_log_prob
@@ -20,6 +21,7 @@ __all__ = [
     "additive_coupling",
     "affine_coupling",
     "bits_per_dim",
+    "causal_sample",
     "dequantize",
     "flow_batch_norm",
     "fold_actnorm",
