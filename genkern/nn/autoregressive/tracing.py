@@ -243,18 +243,7 @@ class Builder:
             elif node.op == "call_function" and node.target is operator.getitem:
                 self.values[node] = self.values[node.args[0]][node.args[1]]
             elif node.op in ("call_function", "call_method") and _name(node) in CALLS:
-                operands = [self.values[n] for n in node.all_input_nodes]
-                kind = CALLS[_name(node)]
-                binary = kind in (program.ADD, program.MUL)
-                if (
-                    len(node.args) != 1 + binary
-                    and not _name(node).startswith(("relu", "elu"))
-                    or binary
-                    and not all(isinstance(n, fx.Node) for n in node.args[:2])
-                ):
-                    raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
-                second = self.values[node.args[1]] if binary else None
-                self.values[node] = self.map(kind, operands[0].layout, operands[0], second)
+                self.values[node] = self.call(node, CALLS[_name(node)])
             else:
                 raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
         assert isinstance(output, fx.Node)
@@ -268,6 +257,15 @@ class Builder:
             passes, stack.sub_pixels, logits.buffer, logits.offset, step, buffers, self.instructions
         )
         return found, torch.cat(self.weights)
+
+    def call(self, node: fx.Node, kind: int) -> Value:
+        """A function of one value, or of two."""
+        count = 2 if kind in (program.ADD, program.MUL) else 1
+        operands = [self.values[n] for n in node.args[:count] if isinstance(n, fx.Node)]
+        options = [*node.args[count:], *(value for name, value in node.kwargs.items() if name != "inplace")]
+        if len(operands) != count or any(option not in (None, False, True) for option in options):
+            raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
+        return self.map(kind, operands[0].layout, *operands)
 
     def module(self, node: fx.Node, module: nn.Module, x: Value) -> Value:
         if isinstance(module, PASS):
