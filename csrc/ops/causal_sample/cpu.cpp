@@ -80,10 +80,7 @@ struct Canvas {
   std::vector<T> zeros, table;
 
   Canvas(const Call<T>& call, int64_t images) : call(call), program(*call.program), images(images) {
-    std::vector<bool> narrow(program.buffers.size(), false);
-    for (const Step& step : program.steps) narrow[size_t(step.target)] = step.waits;
-    for (const Step& step : program.steps)
-      if (step.early > 0) narrow[size_t(step.a)] = false;
+    const std::vector<bool> narrow = program.narrow();
     size_t widest = 0;
     for (size_t k = 0; k < program.buffers.size(); k++) {
       const Buffer& b = program.buffers[k];

@@ -32,6 +32,15 @@ struct Program {
   std::vector<Step> steps;
   std::vector<Run> early;
 
+  // Buffers of which no layer reads other rows, nor whole rows: the pixel that is drawn and those before it are enough.
+  std::vector<bool> narrow() const {
+    std::vector<bool> found(buffers.size(), false);
+    for (const Step& step : steps) found[size_t(step.target)] = step.waits;
+    for (const Step& step : steps)
+      if (step.early > 0) found[size_t(step.a)] = false;
+    return found;
+  }
+
   // Whether the list is a program that stays within its buffers and weights; null, or what is wrong.
   const char* read(const std::vector<int64_t>& code, int64_t weights, int64_t conditions, int64_t levels) {
     size_t at = 0;
