@@ -21,6 +21,10 @@ MODULES: list[str] = [
     "genkern.models.flows.nice",
     "genkern.models.flows.realnvp",
     "genkern.models.flows.glow",
+    "genkern.models.autoregressive.pixelcnn",
+    "genkern.models.autoregressive.gated_pixelcnn",
+    "genkern.models.autoregressive.pixelcnn_pp",
+    "genkern.models.autoregressive.pixeliqn",
 ]
 
 
