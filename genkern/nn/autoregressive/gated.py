@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +63,7 @@ class GatedMaskedConv2d(nn.Module):
         if not first and in_channels != channels:
             raise ValueError(f"GatedMaskedConv2d: in_channels must be channels = {channels}; got {in_channels}.")
         self.first, self.last = first, last
-        masks = {"sub_pixels": sub_pixels, "layout": layout}
+        masks: dict[str, Any] = {"sub_pixels": sub_pixels, "layout": layout}
         self.vertical = VerticalConv2d(in_channels, 2 * channels, kernel_size, strict=first)
         self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
         size, mask = (1, kernel_size), "A" if first else "B"
