@@ -11,9 +11,8 @@ from .invertible_conv1x1 import (
     inverse_and_log_abs_det,
     invertible_conv1x1,
     log_abs_det,
-    plu_factors,
-    plu_weight,
 )
+from .plu_weight import folded_plu_weight, plu_factors, plu_weight
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -25,6 +24,7 @@ __all__ = [
     "dequantize",
     "flow_batch_norm",
     "fold_actnorm",
+    "folded_plu_weight",
     "gaussian_log_prob",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",
