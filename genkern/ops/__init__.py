@@ -3,8 +3,10 @@
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
 from .causal_sample import causal_sample
+from .concat_elu import concat_elu
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .flow_batch_norm import flow_batch_norm
+from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
 from .invertible_conv1x1 import (
     fold_actnorm,
@@ -25,6 +27,11 @@ __all__ = [
     "flow_batch_norm",
     "fold_actnorm",
     "folded_plu_weight",
+    "concat_elu",
+    "dequantize",
+    "flow_batch_norm",
+    "fold_actnorm",
+    "gated_activation",
     "gaussian_log_prob",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",

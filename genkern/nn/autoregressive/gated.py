@@ -7,15 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...ops import gated_activation
 from .masked import MaskedConv2d, VerticalConv2d
 
 
 def gate(x: Tensor, condition: Tensor | None = None, link: Tensor | None = None) -> Tensor:
-    r"""``tanh(a) * sigmoid(b)`` with ``(a, b) = x + link + condition``; the condition is one vector for each sample."""
-    x = x if link is None else x + link
-    x = x if condition is None else x + condition[:, :, None, None]
-    a, b = x.chunk(2, dim=1)
-    return a.tanh() * b.sigmoid()
+    """`genkern.ops.gated_activation`, under a name at which tracing stops."""
+    return gated_activation(x, condition=condition, link=link)
 
 
 torch.fx.wrap("gate")
