@@ -14,9 +14,8 @@ from .invertible_conv1x1 import (
     inverse_and_log_abs_det,
     invertible_conv1x1,
     log_abs_det,
-    plu_factors,
-    plu_weight,
 )
+from .plu_weight import folded_plu_weight, plu_factors, plu_weight
 from .quantile_huber import quantile_huber
 from .squeeze import squeeze, unsqueeze
 
@@ -26,6 +25,10 @@ __all__ = [
     "affine_coupling",
     "bits_per_dim",
     "causal_sample",
+    "dequantize",
+    "flow_batch_norm",
+    "fold_actnorm",
+    "folded_plu_weight",
     "concat_elu",
     "dequantize",
     "discretized_mixture_logistics",
