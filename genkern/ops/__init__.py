@@ -2,6 +2,7 @@
 
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
+from .categorical_sample import categorical_sample
 from .causal_sample import causal_sample
 from .concat_elu import concat_elu
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
@@ -24,6 +25,7 @@ __all__ = [
     "additive_coupling",
     "affine_coupling",
     "bits_per_dim",
+    "categorical_sample",
     "causal_sample",
     "concat_elu",
     "dequantize",

@@ -49,7 +49,7 @@ class GatedResnet(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         h = self.first(concat_elu(x))
-        if self.shortcut is not None:
+        if self.shortcut is not None and other is not None:
             h = h + self.shortcut(concat_elu(other))
         h = self.second(self.dropout(concat_elu(h)))
         if self.by_class is not None:
