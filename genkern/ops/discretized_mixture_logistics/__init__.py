@@ -126,7 +126,7 @@ def sample_discretized_mixture_logistics(
 
     .. math:: k: \textstyle\sum_{j<k} \pi_j \le u_0 < \sum_{j \le k} \pi_j, \qquad
               v_c = \mu_{kc} + e^{s_{kc}} \operatorname{logit} u_{1+c}, \qquad
-              x_c = \left\lfloor (v_c - \mathrm{low}) / \Delta + \tfrac12 \right\rfloor \text{ within } [0, L)
+              x_c = \operatorname{round} \left( (v_c - \mathrm{low}) / \Delta \right) \text{ within } [0, L)
 
     G and B are drawn given the levels of the channels before them, which is what the likelihood conditions on. A pixel
     is a function of its parameters and of its noise alone.
@@ -151,8 +151,8 @@ def sample_discretized_mixture_logistics(
 
     No derivative; CPU and CUDA. Salimans et al. 2017 (arXiv:1701.05517), section 2.1.
 
-    >>> sample_discretized_mixture_logistics(torch.zeros(2, 30, 4, 4), channels=1, temperature=0.0)[0, 0, 0]
-    tensor([128, 128, 128, 128], dtype=torch.uint8)
+    >>> sample_discretized_mixture_logistics(torch.zeros(2, 30, 4, 4), channels=1, levels=17, temperature=0.0)[0, 0, 0]
+    tensor([8, 8, 8, 8], dtype=torch.uint8)
     """
     name = "sample_discretized_mixture_logistics"
     check_floating(name, "params", params)
