@@ -8,10 +8,19 @@ from genkern.ops import categorical_sample
 from ..registry import FORWARD, Function, Inputs, Workload, seeded, shape_name
 
 
+def settled_noise(logits: Tensor) -> Tensor:
+    """Uniform numbers in the middle of the interval of a likely class, so that rounding moves none to another class."""
+    probabilities = logits.softmax(-1)  # [*, V]
+    likely = torch.where(probabilities > 1e-4, probabilities, 0.0).flatten(0, -2)
+    chosen = torch.multinomial(likely, 1).view(*logits.shape[:-1], 1)
+    middle = probabilities.cumsum(-1) - probabilities / 2
+    return middle.gather(-1, chosen).squeeze(-1).float()
+
+
 def workload(shape: tuple[int, ...], dim: int, **description: object) -> Workload:
     def make(device: torch.device, dtype: torch.dtype) -> Inputs:
-        rest = [size for i, size in enumerate(shape) if i != dim % len(shape)]
-        return seeded(shape, device, dtype), torch.rand(rest).to(device)
+        logits = seeded(shape, device, dtype)
+        return logits, settled_noise(logits.cpu().double().movedim(dim, -1)).to(device)
 
     def run(impl: str) -> Function:
         def apply(logits: Tensor, noise: Tensor) -> Tensor:
