@@ -29,6 +29,10 @@ MODULES: list[str] = [
     "genkern.models.flows.planar_flow",
     "genkern.models.flows.iresnet",
     "genkern.models.flows.residual_flow",
+    "genkern.models.autoregressive.pixelcnn",
+    "genkern.models.autoregressive.gated_pixelcnn",
+    "genkern.models.autoregressive.pixelcnn_pp",
+    "genkern.models.autoregressive.pixeliqn",
 ]
 
 

@@ -3,18 +3,20 @@
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
 from .autoregressive_conv import autoregressive_conv
+from .categorical_sample import categorical_sample
+from .causal_sample import causal_sample
+from .concat_elu import concat_elu
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
+from .diagonal_lstm import diagonal_lstm, row_lstm
+from .discretized_mixture_logistics import discretized_mixture_logistics, sample_discretized_mixture_logistics
 from .flow_batch_norm import flow_batch_norm
+from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
-from .invertible_conv1x1 import (
-    fold_actnorm,
-    inverse_and_log_abs_det,
-    invertible_conv1x1,
-    log_abs_det,
-)
+from .invertible_conv1x1 import fold_actnorm, inverse_and_log_abs_det, invertible_conv1x1, log_abs_det
 from .made_inverse import made_inverse
 from .planar import planar
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
+from .quantile_huber import quantile_huber
 from .radial import radial
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
@@ -25,23 +27,32 @@ __all__ = [
     "affine_coupling",
     "autoregressive_conv",
     "bits_per_dim",
+    "categorical_sample",
+    "causal_sample",
+    "concat_elu",
     "dequantize",
+    "diagonal_lstm",
+    "discretized_mixture_logistics",
     "flow_batch_norm",
     "fold_actnorm",
     "folded_plu_weight",
+    "gated_activation",
     "gaussian_log_prob",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",
     "log_abs_det",
     "logit_transform",
     "made_inverse",
+    "planar",
     "plu_factors",
     "plu_weight",
+    "quantile_huber",
     "quantize",
-    "rational_quadratic_spline",
-    "spline_parameters",
-    "planar",
     "radial",
+    "rational_quadratic_spline",
+    "row_lstm",
+    "sample_discretized_mixture_logistics",
+    "spline_parameters",
     "squeeze",
     "unsqueeze",
 ]

@@ -1,5 +1,36 @@
-"""Networks whose outputs depend on the inputs before them alone."""
+"""Causal layers, whether they are causal, and sampling from what is made of them."""
 
+from .attention import SparseSelfAttention, attention_pattern, sparse_attention
+from .cached import cached, is_traceable, stack_of
+from .causality import Causality, check_causality
+from .gated import GatedMaskedConv2d
 from .made import MADE, MaskedLinear
+from .masked import CausalConv1d, MaskedConv2d, VerticalConv2d, sub_pixel_of
+from .recurrent import DiagonalBiLSTM, RowLSTM
+from .sampling import jacobi, naive
+from .shifted import ShiftedConv2d
+from .tracing import Untraceable
 
-__all__ = ["MADE", "MaskedLinear"]
+__all__ = [
+    "CausalConv1d",
+    "Causality",
+    "DiagonalBiLSTM",
+    "GatedMaskedConv2d",
+    "MADE",
+    "MaskedConv2d",
+    "MaskedLinear",
+    "RowLSTM",
+    "ShiftedConv2d",
+    "SparseSelfAttention",
+    "Untraceable",
+    "VerticalConv2d",
+    "attention_pattern",
+    "cached",
+    "check_causality",
+    "is_traceable",
+    "jacobi",
+    "naive",
+    "sparse_attention",
+    "stack_of",
+    "sub_pixel_of",
+]
