@@ -23,6 +23,8 @@ MODULES: list[str] = [
     "genkern.models.flows.glow",
     "genkern.models.autoregressive.pixelcnn",
     "genkern.models.autoregressive.gated_pixelcnn",
+    "genkern.models.autoregressive.pixelrnn",
+    "genkern.models.autoregressive.sparse_transformer",
 ]
 
 

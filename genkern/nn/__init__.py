@@ -1,6 +1,16 @@
 """Drop-in `torch.nn.Module` layers made of genkern's operations."""
 
-from .autoregressive import CausalConv1d, GatedMaskedConv2d, MaskedConv2d, VerticalConv2d, check_causality
+from .autoregressive import (
+    CausalConv1d,
+    DiagonalBiLSTM,
+    GatedMaskedConv2d,
+    MaskedConv2d,
+    RowLSTM,
+    SparseSelfAttention,
+    VerticalConv2d,
+    check_causality,
+    sparse_attention,
+)
 from .flows import (
     ActNorm,
     AdditiveCoupling,
@@ -24,6 +34,7 @@ __all__ = [
     "AffineCoupling",
     "CausalConv1d",
     "ChannelAffine",
+    "DiagonalBiLSTM",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
@@ -32,10 +43,13 @@ __all__ = [
     "Inverse",
     "InvertibleConv1x1",
     "MaskedConv2d",
+    "RowLSTM",
+    "SparseSelfAttention",
     "Split",
     "Squeeze",
     "Unsqueeze",
     "VerticalConv2d",
     "check_causality",
+    "sparse_attention",
     "checkerboard",
 ]

@@ -3,6 +3,7 @@
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
+from .diagonal_lstm import diagonal_lstm, row_lstm
 from .flow_batch_norm import flow_batch_norm
 from .gaussian_log_prob import gaussian_log_prob
 from .invertible_conv1x1 import (
@@ -21,6 +22,7 @@ __all__ = [
     "affine_coupling",
     "bits_per_dim",
     "dequantize",
+    "diagonal_lstm",
     "flow_batch_norm",
     "fold_actnorm",
     "gaussian_log_prob",
@@ -31,6 +33,7 @@ __all__ = [
     "plu_factors",
     "plu_weight",
     "quantize",
+    "row_lstm",
     "squeeze",
     "unsqueeze",
 ]

@@ -1,0 +1,60 @@
+"""PixelRNN: causal in both forms, and it learns digits."""
+
+import pytest
+import torch
+
+from genkern import models, random
+from genkern.experiments.data import digits
+from genkern.models.autoregressive import pixelrnn
+from genkern.nn import check_causality
+
+KEY = random.key(3)
+TINY = {
+    "diagonal": pixelrnn.Config((1, 4, 5), 17, layers=2, h=4, head=6),
+    "row": pixelrnn.Config((1, 4, 5), 17, lstm="row", layers=2, h=4, head=6),
+    "diagonal rgb": pixelrnn.Config((3, 3, 4), 5, layers=1, h=6, head=6),
+    "row rgb": pixelrnn.Config((3, 3, 4), 5, lstm="row", layers=1, h=6, head=6),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_nothing_leaks_and_the_diagonal_form_has_no_blind_spot(name):
+    torch.manual_seed(0)
+    report = check_causality(pixelrnn.PixelRNN(TINY[name]))
+    assert report.leaks == []
+    assert not report.unseen or name.startswith("row")
+
+
+@pytest.mark.parametrize("name", ["pixelrnn-mnist", "pixelrnn-small", "pixelrnn-small-row"])
+def test_no_preset_leaks(name):
+    torch.manual_seed(0)
+    assert check_causality(models.build(name), probes=1, inputs=40).leaks == []
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_both_methods_draw_the_same_pixels(name):
+    torch.manual_seed(0)
+    model = pixelrnn.PixelRNN(TINY[name]).double()
+    assert torch.equal(model.sample(3, key=KEY, method="naive"), model.sample(3, key=KEY, method="jacobi"))
+
+
+@pytest.mark.parametrize("lstm", pixelrnn.LSTMS)
+def test_a_minute_of_digits_beats_the_histogram_of_every_pixel(lstm):
+    torch.manual_seed(0)
+    data = digits()
+    model = pixelrnn.PixelRNN(pixelrnn.Config((1, 8, 8), 17, lstm=lstm, layers=2, h=16, head=32))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for step in range(90):
+        rows = torch.randint(len(data.train), (64,), generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model.loss(data.train[rows]).total.backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert model.eval().loss(data.test).total < 2.437
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"PixelRNN: lstm must be one of .* got 'spiral'"):
+        pixelrnn.Config(lstm="spiral")
+    with pytest.raises(ValueError, match="multiple of sub_pixels = 3"):
+        pixelrnn.PixelRNN(pixelrnn.Config((3, 4, 4), 5, layers=1, h=8, head=6))
