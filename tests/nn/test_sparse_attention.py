@@ -46,8 +46,8 @@ def test_3072_tokens_of_a_row_of_96_equal_masked_attention_in_float32():
 def test_two_steps_of_either_pattern_reach_every_token_before():
     for pair in (("local", "strided"), ("block", "summary")):
         first, second = (attention_pattern(p, 64, 8).double() for p in pair)
-        assert torch.equal((first @ second + second @ first) > 0, torch.ones(64, 64).tril() > 0) or pair[0] == "block"
-        assert ((first @ second)[8:] > 0).sum() > 0.6 * 64 * 64 / 2
+        reached = first + second @ first  # a residual connection passes a step on
+        assert torch.equal(reached > 0, torch.ones(64, 64).tril() > 0)
 
 
 @pytest.mark.parametrize("patterns", [("dense",), ("local", "strided"), ("block", "summary")])

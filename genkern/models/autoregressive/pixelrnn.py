@@ -2,7 +2,7 @@
 
 A masked 7x7 convolution, layers of a two-dimensional LSTM with residual connections around them (figure 5, right), two
 masked 1x1 convolutions, and a softmax over the levels of every sub-pixel (table 1). The row LSTM sees a triangle above
-a pixel, the diagonal BiLSTM all pixels before it.
+a pixel, the diagonal BiLSTM all pixels before it but one (see `DiagonalBiLSTM`).
 """
 
 from __future__ import annotations

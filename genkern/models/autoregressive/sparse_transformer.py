@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ... import random
 from ...nn import SparseSelfAttention
+from ...nn.autoregressive.attention import Cache
 from .._base import Batch, Loss, as_batch
 from ._base import AutoregressiveModel, check_picture
 from .distaug import DistAug
@@ -61,16 +62,17 @@ class Block(nn.Module):
             width, config.heads, PATTERNS[config.attention], stride=row, summaries=min(config.summaries, row)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), SigmoidGELU(), nn.Linear(4 * width, width))
+        last = nn.Linear(4 * width, width)
+        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), SigmoidGELU(), last)
         self.dropout = nn.Dropout(config.dropout)
-        for linear in (self.attention.out, self.perceptron[2]):  # N residual blocks add up to unit variance
+        for linear in (self.attention.out, last):  # a small share of each of the 2N residual branches
             nn.init.normal_(linear.weight, std=0.125 / math.sqrt(linear.in_features * 2 * config.layers))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.norms[0](x)))
         return x + self.dropout(self.perceptron(self.norms[1](x)))
 
-    def decode(self, x: Tensor, token: int, cache: tuple[Tensor, Tensor]) -> Tensor:
+    def decode(self, x: Tensor, token: int, cache: Cache) -> Tensor:
         """One token, ``[B, width]``, after those whose keys and values are in the cache."""
         x = x + self.attention.decode(self.norms[0](x), token, cache)
         return x + self.perceptron(self.norms[1](x))
@@ -112,7 +114,7 @@ class SparseTransformer(AutoregressiveModel):
         if y is not None and self.by_class is not None:
             start = start + self.by_class(y.long())
         for t, embedding in enumerate(self.by_augmentation):
-            start = start + (embedding.weight[0] if ids is None else embedding(ids[:, t]))
+            start = start + embedding(start.new_zeros((), dtype=torch.long) if ids is None else ids[:, t])
         return start
 
     def positions(self, ids: Tensor | None) -> Tensor:
@@ -167,13 +169,14 @@ class SparseTransformer(AutoregressiveModel):
         training, channels, width = self.training, self.config.shape[0], self.config.shape[2]
         self.eval()
         x, keep = x.clone(), ~free
-        caches = [block.attention.cache(len(x), self.tokens) for block in self.blocks]
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        caches = [block.attention.cache(len(x), self.tokens) for block in blocks]
         positions = self.positions(None)[0]
         h = self.begin(len(x), y, None)
         for token in range(self.tokens):
             c, i, j = token % channels, token // (channels * width), token // channels % width
             h = h + positions[token]
-            for block, cache in zip(self.blocks, caches, strict=True):
+            for block, cache in zip(blocks, caches, strict=True):
                 h = block.decode(h, token, cache)
             if not bool(keep[i, j]):
                 logits = self.head(self.norm(h))[:, :, None, None, None]  # [B, levels, 1, 1, 1]

@@ -59,15 +59,15 @@ def sparse_attention(q: Tensor, k: Tensor, v: Tensor, pattern: str, stride: int,
     if pattern == "block":
         out = scaled_dot_product_attention(q, k, v, is_causal=True)
     elif pattern == "strided":
-        columns = [x.transpose(1, 2) for x in (q, k, v)]  # [B * heads, l, T / l, D]
-        out = scaled_dot_product_attention(*columns, is_causal=True).transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B * heads, l, T / l, D]
+        out = scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
     elif pattern == "local":
-        pairs = [torch.cat([pad(x, (0, 0, 0, 0, 1, 0))[:, :-1], x], dim=2) for x in (k, v)]  # the block before, too
-        out = scaled_dot_product_attention(q, *pairs, attn_mask=_band(blocks, stride, q.device))
+        k, v = (torch.cat([pad(x, (0, 0, 0, 0, 1, 0))[:, :-1], x], dim=2) for x in (k, v))  # the block before, too
+        out = scaled_dot_product_attention(q, k, v, attn_mask=_band(blocks, stride, q.device))
     else:
-        read = [x[:, :, stride - summaries :].flatten(1, 2) for x in (k, v)]  # [B * heads, T / l * c, D]
+        k, v = (x[:, :, stride - summaries :].flatten(1, 2) for x in (k, v))  # [B * heads, T / l * c, D]
         mask, none = _behind(blocks, stride, summaries, q.device)
-        out = scaled_dot_product_attention(q.flatten(1, 2), *read, attn_mask=mask)
+        out = scaled_dot_product_attention(q.flatten(1, 2), k, v, attn_mask=mask)
         out = out.masked_fill(none[:, None], 0)
     return out.reshape(batch, heads, blocks * stride, width)[:, :, :tokens]
 
@@ -163,10 +163,9 @@ class SparseSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, T, width]`` to the same."""
         q, k, v = self._split(self.qkv(x))
-        parts = zip(*(t.chunk(len(self.patterns), dim=1) for t in (q, k, v)), strict=True)
         heads = [
-            sparse_attention(*part, pattern, self.stride, self.summaries)
-            for part, pattern in zip(parts, self.patterns, strict=True)
+            sparse_attention(q[:, share], k[:, share], v[:, share], pattern, self.stride, self.summaries)
+            for share, pattern in self._shares()
         ]
         return self.out(torch.cat(heads, dim=1).transpose(1, 2).flatten(2))
 
@@ -181,13 +180,17 @@ class SparseSelfAttention(nn.Module):
         q, k, v = self._split(self.qkv(x[:, None]))  # [B, heads, 1, D]
         cache.k[:, :, token], cache.v[:, :, token] = k[:, :, 0], v[:, :, 0]
         heads = []
-        for h, pattern in enumerate(self.patterns):
-            share = slice(h * self.heads // len(self.patterns), (h + 1) * self.heads // len(self.patterns))
+        for share, pattern in self._shares():
             seen = attended(pattern, token, self.stride, self.summaries)
             keys, values = cache.k[:, share, seen], cache.v[:, share, seen]
             some = keys.shape[2] > 0
             heads.append(scaled_dot_product_attention(q[:, share], keys, values) if some else 0 * q[:, share])
         return self.out(torch.cat(heads, dim=1).flatten(1))
+
+    def _shares(self) -> list[tuple[slice, str]]:
+        """Which heads follow each pattern."""
+        size = self.heads // len(self.patterns)
+        return [(slice(i * size, (i + 1) * size), pattern) for i, pattern in enumerate(self.patterns)]
 
     def _split(self, qkv: Tensor) -> list[Tensor]:
         """Queries, keys and values, ``[B, heads, T, D]``."""

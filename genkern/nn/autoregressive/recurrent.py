@@ -49,10 +49,13 @@ class RowLSTM(nn.Module):
 
 
 class DiagonalBiLSTM(nn.Module):
-    """Two LSTMs along the diagonals, one from each upper corner: together they see all pixels before.
+    """Two LSTMs along the diagonals, one from each upper corner: together they read all features before.
 
     The one from the left gives a pixel all that lies above and to the left of it. The one from the right is the same
     on the mirrored picture, and since it has the pixels to the right its output moves down by a row before it is added.
+
+    After a type A convolution, whose features do not hold their own pixel, one pixel before is out of sight: the last
+    one of the row above, which no feature of that row holds, unless the convolution itself reaches it.
 
     Args:
         in_channels: multiple of ``sub_pixels``.
@@ -67,13 +70,17 @@ class DiagonalBiLSTM(nn.Module):
 
     def __init__(self, in_channels: int, hidden: int, *, sub_pixels: int = 1, layout: str = "contiguous"):
         super().__init__()
-        masks = {"mask": "B", "sub_pixels": sub_pixels, "layout": layout, "out_parts": 4}
-        self.input_to_state = nn.ModuleList(MaskedConv2d(in_channels, 4 * hidden, 1, **masks) for _ in range(2))
+        self.input_to_state = nn.ModuleList(
+            MaskedConv2d(in_channels, 4 * hidden, 1, mask="B", sub_pixels=sub_pixels, layout=layout, out_parts=4)
+            for _ in range(2)
+        )
         self.state_to_state = nn.ParameterList(state_to_state(hidden, 2) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, H, W]`` to ``[B, hidden, H, W]``."""
         left = ops.diagonal_lstm(self.input_to_state[0](x), self.state_to_state[0])
+        if x.shape[2] == 1:
+            return left
         above = x[:, :, :-1].flip(3)  # the last row would move out of the picture
         right = ops.diagonal_lstm(self.input_to_state[1](above), self.state_to_state[1]).flip(3)
         return left + pad(right, (0, 0, 1, 0))
