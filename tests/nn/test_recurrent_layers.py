@@ -47,7 +47,7 @@ class SamePadding(DiagonalBiLSTM):
     """State-to-state with kernel 2 and "same" padding after the column: reads the state below, not the one above."""
 
     def forward(self, x: Tensor) -> Tensor:
-        sums, weight = skew(self.input_to_state[0](x).permute(0, 2, 3, 1)), self.state_to_state[0]
+        sums, weight = skew(self.input_from_left(x).permute(0, 2, 3, 1)), self.state_from_left
         h = c = sums.new_zeros(len(x), x.shape[2], weight.shape[1])
         states = []
         for column in sums.unbind(2):
@@ -62,8 +62,8 @@ class ZeroedLastRow(DiagonalBiLSTM):
     """The mirrored stream with its last row set to zero, where it should have moved down by a row."""
 
     def forward(self, x: Tensor) -> Tensor:
-        left = ops.diagonal_lstm(self.input_to_state[0](x), self.state_to_state[0])
-        right = ops.diagonal_lstm(self.input_to_state[1](x.flip(3)), self.state_to_state[1]).flip(3)
+        left = ops.diagonal_lstm(self.input_from_left(x), self.state_from_left)
+        right = ops.diagonal_lstm(self.input_from_right(x.flip(3)), self.state_from_right).flip(3)
         return left + pad(right[:, :, :-1], (0, 0, 0, 1))
 
 
@@ -79,11 +79,10 @@ def test_the_layer_equals_two_recurrences_of_which_the_mirrored_one_moves_down()
     torch.manual_seed(0)
     layer = DiagonalBiLSTM(2, 3).double()
     x = torch.randn(2, 2, 4, 5, dtype=torch.float64)
-    run = [ops.diagonal_lstm(layer.input_to_state[s](v), layer.state_to_state[s], impl="torch")
-           for s, v in enumerate((x, x.flip(3)))]  # fmt: skip
-    expected = run[0].clone()
-    expected[:, :, 1:] += run[1].flip(3)[:, :, :-1]
-    torch.testing.assert_close(layer(x), expected)
+    left = ops.diagonal_lstm(layer.input_from_left(x), layer.state_from_left, impl="torch")
+    right = ops.diagonal_lstm(layer.input_from_right(x.flip(3)), layer.state_from_right, impl="torch").flip(3)
+    left[:, :, 1:] += right[:, :, :-1]
+    torch.testing.assert_close(layer(x), left)
 
 
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.functional import linear, pad
 
 from ...nn import DiagonalBiLSTM, MaskedConv2d, RowLSTM
 from ._base import AutoregressiveModel, by_levels, check_picture
 
 LSTMS = ("diagonal", "row")
+METHODS = ("auto", "cached")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class ResidualLSTM(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         h, colours = config.h, config.shape[0]
-        self.lstm: nn.Module
+        self.lstm: RowLSTM | DiagonalBiLSTM
         if config.lstm == "row":
             self.lstm = RowLSTM(2 * h, h, config.kernel, sub_pixels=colours)
         else:
@@ -75,6 +77,34 @@ class PixelRNN(AutoregressiveModel):
 
     def logits(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return by_levels(self.network(self.scale(x)), self.config.shape[0])
+
+    def sample_with(
+        self, noise: Tensor, x: Tensor, free: Tensor, y: Tensor | None, *, temperature: float, method: str
+    ) -> Tensor:
+        """`sample` of given noise; ``"cached"`` (the default) computes every state once, for each sub-pixel of it."""
+        if method not in METHODS:
+            return super().sample_with(noise, x, free, y, temperature=temperature, method=method)
+        channels, height, width = self.config.shape
+        first, head = self.network[0], self.network[self.config.layers + 1 :]
+        assert isinstance(first, MaskedConv2d)
+        blocks = [block for block in self.network if isinstance(block, ResidualLSTM)]
+        states = [block.lstm.decoder_state(len(x), height, width) for block in blocks]
+        kernel = first.kernel().flatten(1)  # [2h, C * 4 * 7]
+        x, known = x.clone(), pad(self.scale(x), (3, 3, 3, 0))  # zeros around the picture, as the convolution pads it
+        for i in range(height):
+            for block, state in zip(blocks, states, strict=True):
+                block.lstm.begin_row(i, state)
+            for j in range(width):
+                for channel in range(channels):
+                    h = linear(known[:, :, i : i + 4, j : j + 7].flatten(1), kernel, first.bias)
+                    for block, state in zip(blocks, states, strict=True):
+                        h = h + block.up(block.lstm.decode(h, i, j, state)[:, :, None, None])[:, :, 0, 0]
+                    if bool(free[i, j]):
+                        at = (..., slice(i, i + 1), slice(j, j + 1))
+                        logits = by_levels(head(h[:, :, None, None]), channels)
+                        x[:, channel, i, j] = self.draw(logits, noise[at], temperature)[:, channel, 0, 0]
+                        known[:, :, i + 3, j + 3] = self.scale(x[:, :, i, j])
+        return x
 
 
 PRESETS = {
