@@ -2,6 +2,7 @@
 
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
+from .causal_sample import causal_sample
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .diagonal_lstm import diagonal_lstm, row_lstm
 from .flow_batch_norm import flow_batch_norm
@@ -21,6 +22,7 @@ __all__ = [
     "additive_coupling",
     "affine_coupling",
     "bits_per_dim",
+    "causal_sample",
     "dequantize",
     "diagonal_lstm",
     "flow_batch_norm",

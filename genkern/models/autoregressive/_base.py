@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from ... import random
-from ...nn.autoregressive import sampling
+from ...nn.autoregressive import cached, is_traceable, jacobi, naive
 from .._base import Batch, GenerativeModel, Loss, as_batch
 
-METHODS = ("auto", "naive", "jacobi")
+METHODS = ("auto", "cached", "wavefront", "jacobi", "naive")
 
 
 class AutoregressiveModel(GenerativeModel):
@@ -25,6 +25,9 @@ class AutoregressiveModel(GenerativeModel):
     overrides `conditional_log_prob`, `draw` and `noise_shape`, and sets ``joint = True`` if one pass gives all channels
     of a pixel. Its config holds ``shape``, ``levels`` and ``classes`` (None: no class conditioning). Where there is no
     likelihood, it sets ``log_prob = None`` and overrides `loss`.
+
+    Where ``network`` is made of causal layers alone, ``logits`` are `by_levels` of ``network(scale(x))``, or of
+    ``network(scale(x), condition(y))``, and samples are drawn with a cache.
 
     A sample is a function of the weights and of uniform numbers, which depend on the key, the sample and the pixel
     alone: every method of sampling gives the same pixels.
@@ -113,7 +116,9 @@ class AutoregressiveModel(GenerativeModel):
             given: pixels to complete, ``[n, C, H, W]`` or ``[C, H, W]``.
             mask: bool, ``[H, W]``: True where the pixels of `given` are kept.
             first_row: all rows of `given` above it are kept.
-            method: ``"naive"``, a forward pass for every sub-pixel; ``"jacobi"``, a fixed point; ``"auto"``.
+            method: ``"cached"``, every activation computed once, in one call; ``"wavefront"``, the same with a pixel of
+                every row at a time; ``"jacobi"``, whole passes until nothing changes; ``"naive"``, a pass for every
+                sub-pixel; ``"auto"``, the first of these that can be.
             sample_offset: the number of the first sample.
         """
         labels = self.labels(n, y, key.device, sample_offset)
@@ -124,24 +129,37 @@ class AutoregressiveModel(GenerativeModel):
     def sample_with(
         self, noise: Tensor, x: Tensor, free: Tensor, y: Tensor | None, *, temperature: float, method: str
     ) -> Tensor:
-        """`sample` of given noise: fills the free pixels of ``x``. A model with a faster way overrides it."""
+        """`sample` of given noise: fills the free pixels of ``x``."""
         if method not in METHODS:
             raise ValueError(f"{type(self).__name__}.sample: method must be one of {METHODS}; got {method!r}.")
-
-        def draw(logits: Tensor, noise: Tensor) -> Tensor:
-            return self.draw(logits, noise, temperature)
-
-        def conditionals(x: Tensor) -> Tensor:
-            return self.logits(x, y)
-
+        network: nn.Module | None = getattr(self, "network", None)
+        if method == "auto":
+            traceable = network is not None and is_traceable(network, x.shape[1], conditional=y is not None)
+            method = "cached" if traceable else "jacobi"
         training = self.training
         self.eval()
-        if method == "naive":
-            x = sampling.naive(conditionals, draw, x, noise, free, joint=self.joint)
-        else:
-            x, _ = sampling.jacobi(conditionals, draw, x, noise, free)
-        self.train(training)
-        return x
+        try:
+            if method in ("cached", "wavefront"):
+                if network is None:
+                    raise ValueError(f"{type(self).__name__}.sample: method {method!r} needs a stack of causal layers.")
+                return cached(
+                    network, x, noise, free, levels=self.config.levels, condition=self.condition(y),
+                    temperature=temperature, method=method,
+                )  # fmt: skip
+            if method == "naive":
+                return naive(
+                    lambda x: self.logits(x, y), lambda logits, u: self.draw(logits, u, temperature), x, noise, free,
+                    joint=self.joint,
+                )  # fmt: skip
+            return jacobi(
+                lambda x: self.logits(x, y), lambda logits, u: self.draw(logits, u, temperature), x, noise, free
+            )[0]
+        finally:
+            self.train(training)
+
+    def condition(self, y: Tensor | None) -> Tensor | None:
+        """What the network takes beside the picture, ``[B, *]``: of the labels, if anything."""
+        return None
 
     # -- small matters ------------------------------------------------------------------------------------------
 

@@ -1,11 +1,13 @@
 """Causal layers, whether they are causal, and sampling from what is made of them."""
 
 from .attention import SparseSelfAttention, attention_pattern, sparse_attention
+from .cached import cached, is_traceable, stack_of
 from .causality import Causality, check_causality
 from .gated import GatedMaskedConv2d
 from .masked import CausalConv1d, MaskedConv2d, VerticalConv2d, sub_pixel_of
 from .recurrent import DiagonalBiLSTM, RowLSTM
 from .sampling import jacobi, naive
+from .tracing import Untraceable
 
 __all__ = [
     "Causality",
@@ -17,9 +19,14 @@ __all__ = [
     "SparseSelfAttention",
     "VerticalConv2d",
     "attention_pattern",
+    "Untraceable",
+    "VerticalConv2d",
+    "cached",
     "check_causality",
+    "is_traceable",
     "jacobi",
     "naive",
     "sparse_attention",
+    "stack_of",
     "sub_pixel_of",
 ]
