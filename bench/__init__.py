@@ -4,6 +4,7 @@ python -m genkern.bench --quick
 python -m genkern.bench --ops affine_coupling --json results.json --markdown results.md --plot results.png
 python -m genkern.bench compare before.json after.json
 python -m genkern.bench readme results.json README.md
+python -m genkern.bench training
 
 (or `python -m genkern.bench`). How it measures:
 

@@ -19,6 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _compare(words[1:])
         if words[:1] == ["readme"]:
             return _readme(words[1:])
+        if words[:1] == ["training"]:
+            from . import training
+
+            return training.main(words[1:])
         return _run(words)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -29,7 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="genkern bench",
         description="Times genkern against eager PyTorch, torch.compile and rivals, in turn, after checking the values."
-        " `bench compare A.json B.json` compares two runs; `bench readme RESULTS.json README.md` writes the table.",
+        " `bench compare A.json B.json` compares two runs; `bench readme RESULTS.json README.md` writes the table;"
+        " `bench training` trains a Glow of these layers and one of normflows'.",
     )
     parser.add_argument("--quick", action="store_true", help="one workload an op, few rounds, few compilations")
     parser.add_argument("--ops", nargs="+", metavar="OP", help="only these; --list names them")

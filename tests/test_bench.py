@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -333,3 +334,12 @@ def test_options_of_the_other_allocators_process_are_those_of_this_one():
 
     words = ["--quick", "--json", "a.json", "--allocator=both", "--ops", "squeeze"]
     assert _without(words, ("--json", "--allocator")) == ["--quick", "--ops", "squeeze"]
+
+
+def test_the_comparison_with_another_librarys_layers_says_what_to_install(monkeypatch, capsys):
+    from genkern.bench import training
+
+    monkeypatch.setitem(sys.modules, "normflows", None)
+    monkeypatch.setitem(sys.modules, "normflows.flows", None)
+    assert training.main(["--seeds", "0"]) == 2
+    assert "pip install normflows" in capsys.readouterr().err

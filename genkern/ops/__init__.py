@@ -12,9 +12,8 @@ from .invertible_conv1x1 import (
     inverse_and_log_abs_det,
     invertible_conv1x1,
     log_abs_det,
-    plu_factors,
-    plu_weight,
 )
+from .plu_weight import folded_plu_weight, plu_factors, plu_weight
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -27,6 +26,7 @@ __all__ = [
     "diagonal_lstm",
     "flow_batch_norm",
     "fold_actnorm",
+    "folded_plu_weight",
     "gaussian_log_prob",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",

@@ -42,11 +42,23 @@ def check_floating(function: str, argument: str, value: Any) -> None:
 
 def promote(function: str, **tensors: Tensor) -> list[Tensor]:
     """Floating tensors on one device, brought to their common dtype; the first one names the device."""
+    values = list(tensors.values())
+    if _alike(values):
+        return values
     for argument, tensor in tensors.items():
         check_floating(function, argument, tensor)
-    first = next(iter(tensors.values()))
+    first = values[0]
     dtype = first.dtype
     for argument, tensor in tensors.items():
         check(tensor.device == first.device, function, argument, f"on {first.device}", tensor.device)
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return [tensor.to(dtype) for tensor in tensors.values()]
+    return [tensor.to(dtype) for tensor in values]
+
+
+def _alike(values: list[Any]) -> bool:
+    """Whether there is nothing to complain about and nothing to convert: nearly always, so it must cost little."""
+    first = values[0]
+    if not isinstance(first, Tensor) or first.dtype not in KERNEL_DTYPES:
+        return False
+    dtype, device = first.dtype, first.device
+    return all(isinstance(v, Tensor) and v.dtype == dtype and v.device == device for v in values[1:])

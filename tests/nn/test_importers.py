@@ -1,4 +1,4 @@
-"""Layers of normflows and nflows, recorded once by peers/make.py, give the same values here."""
+"""Layers of other libraries, recorded once by peers/make*.py, give the same values here."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from genkern import ops
 from genkern.nn import Flow
 from genkern.nn.flows import importers
 
@@ -60,6 +61,25 @@ def test_an_imported_layer_trains_and_saves(name: str) -> None:
 
 def test_every_recorded_layer_is_imported() -> None:
     assert {key.split("/")[0] for key in RECORDED} == set(IMPORTS)
+
+
+ROSINALITY = load_file(str(Path(__file__).parent / "peers" / "rosinality.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["affine", "additive", "free"])
+def test_a_whole_glow_of_rosinality_has_the_same_density_and_inverts(name: str) -> None:
+    peer = importers.part(ROSINALITY, f"{name}/")
+    flow = importers.rosinality_glow({f"module.{k}": v for k, v in importers.part(peer, "state/").items()})
+    z, log_det = flow(peer["x"])
+    assert_close(ops.gaussian_log_prob(z) + log_det, peer["log_prob"], rtol=1e-5, atol=1e-5)
+    assert_close(flow.inverse(z)[0], peer["x"], rtol=1e-5, atol=1e-5)
+    (z.square().sum() - log_det.sum()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in flow.parameters())
+
+
+def test_a_state_without_blocks_is_no_glow() -> None:
+    with pytest.raises(ValueError, match="state must hold blocks.0"):
+        importers.rosinality_glow({"conv.weight": torch.zeros(1)})
 
 
 def test_what_has_no_counterpart_is_refused_by_name() -> None:

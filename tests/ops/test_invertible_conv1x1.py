@@ -15,8 +15,6 @@ from genkern.ops.invertible_conv1x1 import (
     inverse_and_log_abs_det,
     invertible_conv1x1,
     log_abs_det,
-    plu_factors,
-    plu_weight,
 )
 from genkern.testing import Case, OpSuite
 
@@ -328,10 +326,8 @@ def test_autocast_does_not_narrow_weights():
     _, weight, bias = layer(12, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         folded, shift = fold_actnorm(weight, bias, bias)
-        plu = plu_weight(*plu_factors(weight))
     torch.testing.assert_close(folded, weight * bias.exp())
     torch.testing.assert_close(shift, weight @ bias)
-    torch.testing.assert_close(plu, weight)
 
 
 def test_dtypes_are_promoted():
@@ -387,26 +383,6 @@ def test_a_folded_normalisation_equals_two_layers(form):
     assert gradcheck(lambda *args: fold_actnorm(*args, form=form), inputs)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_plu_factors_give_the_weight_and_its_log_det(dtype):
-    weight = random(12, 12, dtype=dtype)
-    factors = plu_factors(weight)
-    torch.testing.assert_close(plu_weight(*factors), weight)
-    torch.testing.assert_close(factors[3].sum(), log_abs_det(weight)[0])
-
-
-def test_the_plu_weight_is_differentiable_in_its_factors():
-    p, *factors, sign_s = plu_factors(random(4, 4))
-    inputs = [factor.requires_grad_() for factor in factors]
-    assert gradcheck(lambda *f: plu_weight(p, *f, sign_s), inputs)
-    grads = torch.autograd.grad(log_abs_det(plu_weight(p, *inputs, sign_s)).sum(), inputs)
-    torch.testing.assert_close(grads[2], torch.ones(4, dtype=torch.float64))
-    assert grads[0].abs().max() < 1e-12 and grads[1].abs().max() < 1e-12
-
-
-# -- errors ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("function", "error", "text"),
     [
@@ -423,8 +399,6 @@ def test_the_plu_weight_is_differentiable_in_its_factors():
         (lambda x, w, b: log_abs_det(torch.ones(2, 0, 0)), ValueError, "weights must be a square matrix, not empty"),
         (lambda x, w, b: fold_actnorm(w, b, b, form="other"), ValueError, "form must be one of"),
         (lambda x, w, b: fold_actnorm(w, b[:2], b), ValueError, r"log_scale must be \[C\]; got \[2\]"),
-        (lambda x, w, b: plu_weight(b, w, w, b, b), TypeError, "p must be int64"),
-        (lambda x, w, b: plu_weight(b.long(), w, w[:2], b, b), ValueError, "upper must be like lower; got"),
     ],
 )
 def test_errors_name_the_argument(function, error, text):

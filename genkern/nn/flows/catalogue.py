@@ -125,7 +125,7 @@ CATALOGUE: list[Entry] = [
         "closed form, W⁻¹ kept until W changes",
         "HW ln|det W|: O(C³), or O(C) by P L U; one call for a model",
         lambda: InvertibleConv1x1(6, "free"),
-        ops=("lu_inverse",),
+        ops=("lu_inverse", "plu_weight"),
     ),
     Entry("Squeeze", "[C, H, W] → [4C, H/2, W/2]", "closed form", "0", Squeeze, ops=("squeeze",)),
     Entry("Unsqueeze", "[4C, H, W] → [C, 2H, 2W]", "closed form", "0", Unsqueeze, (8, 2, 2), ops=("squeeze",)),

@@ -68,7 +68,7 @@ class InvertibleConv1x1(Flow):
         """``W``, without the folded ActNorm, ``[C, C]``."""
         if self.parameterization == "free":
             return self.weight
-        return ops.plu_weight(self.permutation, self.lower, self.upper, self.log_diagonal, self.signs)
+        return ops.plu_weight(*self._factors())
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, *, log_abs_dets: Sequence[Tensor] | None = None
@@ -76,12 +76,7 @@ class InvertibleConv1x1(Flow):
         with full_precision(x):
             if self.actnorm is not None:
                 self.actnorm.observe(x)
-            weight: Tensor = self.matrix()
-            bias: Tensor | None = self.bias
-            log_abs_det = self._log_abs_det(log_abs_dets)
-            if self.actnorm is not None:
-                weight, bias = ops.fold_actnorm(weight, self.actnorm.log_scale, self.actnorm.bias)
-                log_abs_det = log_abs_det + total(self.actnorm.log_scale)
+            weight, bias, log_abs_det = self._folded(log_abs_dets)
             return ops.invertible_conv1x1(widen(x, weight), weight, bias, log_abs_det=log_abs_det)
 
     def inverse(
@@ -98,10 +93,20 @@ class InvertibleConv1x1(Flow):
                 log_abs_det = log_abs_det + total(self.actnorm.log_scale)
             return ops.invertible_conv1x1(widen(z, weight), weight, bias, log_abs_det=-log_abs_det)
 
-    def _log_abs_det(self, given: Sequence[Tensor] | None) -> Tensor:
+    def _folded(self, log_abs_dets: Sequence[Tensor] | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Weight, bias and ``log|det W|`` of the one convolution that the layer is."""
+        norm = self.actnorm
         if self.parameterization == "plu":
-            return total(self.log_diagonal)
-        return (ops.log_abs_det([self.weight]) if given is None else given)[0]
+            if norm is not None:
+                return ops.folded_plu_weight(*self._factors(), norm.log_scale, norm.bias)
+            return self.matrix(), self.bias, total(self.log_diagonal)
+        value = (ops.log_abs_det([self.weight]) if log_abs_dets is None else log_abs_dets)[0]
+        if norm is None:
+            return self.weight, self.bias, value
+        return *ops.fold_actnorm(self.weight, norm.log_scale, norm.bias), value + total(norm.log_scale)
+
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self.permutation, self.lower, self.upper, self.log_diagonal, self.signs
 
     def free_weights(self) -> list[Tensor]:
         return [self.weight] if self.parameterization == "free" else []

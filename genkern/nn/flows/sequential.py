@@ -66,7 +66,7 @@ class FlowSequential(Flow):
             self.initialize(x, context)  # apart from the layers' own forward pass, which will be run again
         if policy == "invert" and torch.compiler.is_compiling():
             policy = "checkpoint"
-        log_det = no_volume(x)
+        log_det: Tensor | None = None
         for layers, shares in self._runs(policy, log_abs_dets):
             if policy == "store" or layers[0].keeps_own_memory():
                 x, term = layers[0](x, context, **shares[0])
@@ -74,8 +74,8 @@ class FlowSequential(Flow):
                 x, term = checkpointed(layers[0], x, context, shares[0])
             else:
                 x, term = invert.run(layers, x, context, shares, self.every)
-            log_det = log_det + term
-        return x, log_det
+            log_det = term if log_det is None else log_det + term
+        return x, no_volume(x) if log_det is None else log_det
 
     def inverse(
         self, z: Tensor, context: Tensor | None = None, *, inverses: Inverses | None = None
@@ -83,11 +83,11 @@ class FlowSequential(Flow):
         if inverses is None:
             inverses = self._inverses(self.matrices())
         shares = list(hand_out(inverses, [len(layer.matrices()) for layer in self], "inverses"))
-        log_det = no_volume(z)
+        log_det: Tensor | None = None
         for layer, share in zip(reversed(list(self)), reversed(shares), strict=True):
             z, term = layer.inverse(z, context, **share)
-            log_det = log_det + term
-        return z, log_det
+            log_det = term if log_det is None else log_det + term
+        return z, no_volume(z) if log_det is None else log_det
 
     @torch.no_grad()
     def reconstruction_error(self, x: Tensor, context: Tensor | None = None) -> Tensor:

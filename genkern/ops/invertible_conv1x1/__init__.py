@@ -11,7 +11,7 @@ from .._library import wide_dtype
 from . import matrices, reference
 from .autograd import full_precision
 from .matrices import inverse, inverse_and_log_abs_det, log_abs_det
-from .weights import fold_actnorm, plu_factors, plu_weight
+from .weights import fold_actnorm
 
 
 def invertible_conv1x1(
@@ -121,6 +121,4 @@ __all__ = [
     "inverse_and_log_abs_det",
     "invertible_conv1x1",
     "log_abs_det",
-    "plu_factors",
-    "plu_weight",
 ]

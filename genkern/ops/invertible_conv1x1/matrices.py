@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .._checks import check, promote
 from .._library import wide_dtype
+from ..plu_weight import check_square
 from .autograd import derivatives_wanted, lu_inverse
-from .weights import check_square
 
 Matrices = Tensor | Sequence[Tensor]
 
