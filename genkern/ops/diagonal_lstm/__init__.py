@@ -43,6 +43,7 @@ def diagonal_lstm(x: Tensor, weight: Tensor, *, impl: str = "auto") -> Tensor:
     First and second derivatives in ``x`` and ``weight``; CPU and CUDA; the state is carried in float32 or wider.
     van den Oord et al. 2016 (arXiv:1601.06759), section 3.2, eq. 3.
 
+    >>> import torch
     >>> diagonal_lstm(torch.randn(2, 4 * 3, 5, 7), torch.randn(4 * 3, 3, 2)).shape
     torch.Size([2, 3, 5, 7])
     """
@@ -74,6 +75,7 @@ def row_lstm(x: Tensor, weight: Tensor, *, impl: str = "auto") -> Tensor:
     First and second derivatives in ``x`` and ``weight``; CPU and CUDA; the state is carried in float32 or wider.
     van den Oord et al. 2016 (arXiv:1601.06759), section 3.1, eq. 3.
 
+    >>> import torch
     >>> row_lstm(torch.randn(2, 4 * 3, 5, 7), torch.randn(4 * 3, 3, 3)).shape
     torch.Size([2, 3, 5, 7])
     """
