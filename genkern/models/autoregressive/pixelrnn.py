@@ -73,10 +73,10 @@ class PixelRNN(AutoregressiveModel):
     def __init__(self, config: Config):
         super().__init__(config)
         check_picture("PixelRNN", config)
-        self.network = pixelrnn(config)
+        self.stack = pixelrnn(config)
 
     def logits(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return by_levels(self.network(self.scale(x)), self.config.shape[0])
+        return by_levels(self.stack(self.scale(x)), self.config.shape[0])
 
     def sample_with(
         self, noise: Tensor, x: Tensor, free: Tensor, y: Tensor | None, *, temperature: float, method: str
@@ -85,9 +85,9 @@ class PixelRNN(AutoregressiveModel):
         if method not in METHODS:
             return super().sample_with(noise, x, free, y, temperature=temperature, method=method)
         channels, height, width = self.config.shape
-        first, head = self.network[0], self.network[self.config.layers + 1 :]
+        first, head = self.stack[0], self.stack[self.config.layers + 1 :]
         assert isinstance(first, MaskedConv2d)
-        blocks = [block for block in self.network if isinstance(block, ResidualLSTM)]
+        blocks = [block for block in self.stack if isinstance(block, ResidualLSTM)]
         states = [block.lstm.decoder_state(len(x), height, width) for block in blocks]
         kernel = first.kernel().flatten(1)  # [2h, C * 4 * 7]
         x, known = x.clone(), pad(self.scale(x), (3, 3, 3, 0))  # zeros around the picture, as the convolution pads it
