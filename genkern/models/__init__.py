@@ -33,6 +33,8 @@ MODULES: list[str] = [
     "genkern.models.autoregressive.gated_pixelcnn",
     "genkern.models.autoregressive.pixelcnn_pp",
     "genkern.models.autoregressive.pixeliqn",
+    "genkern.models.autoregressive.pixelrnn",
+    "genkern.models.autoregressive.sparse_transformer",
 ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from genkern import models, random
-from genkern.models.autoregressive import gated_pixelcnn, pixelcnn
+from genkern.models.autoregressive import gated_pixelcnn, pixelcnn, pixelrnn, sparse_transformer
 from genkern.models.autoregressive._base import AutoregressiveModel, check_picture
 
 KEY = random.key(7)
@@ -51,6 +51,12 @@ TINY: dict[str, tuple[type[AutoregressiveModel], object]] = {
     "pixelcnn": (pixelcnn.PixelCNN, pixelcnn.Config((1, 4, 4), 17, h=4, blocks=2, head=6)),
     "pixelcnn rgb": (pixelcnn.PixelCNN, pixelcnn.Config((3, 3, 4), 5, h=6, blocks=1, head=6)),
     "gated pixelcnn": (gated_pixelcnn.GatedPixelCNN, gated_pixelcnn.Config((1, 5, 4), 17, None, 3, 4, head=5)),
+    "pixelrnn": (pixelrnn.PixelRNN, pixelrnn.Config((1, 3, 4), 17, layers=1, h=4, head=5)),
+    "row pixelrnn": (pixelrnn.PixelRNN, pixelrnn.Config((1, 3, 4), 17, None, "row", layers=1, h=4, head=5)),
+    "sparse transformer": (
+        sparse_transformer.SparseTransformer,
+        sparse_transformer.Config((3, 2, 3), 5, 2, layers=2, width=8, heads=2),
+    ),
     "gated pixelcnn rgb": (gated_pixelcnn.GatedPixelCNN, gated_pixelcnn.Config((3, 4, 3), 5, 3, 3, 6, head=6)),
 }
 
