@@ -120,7 +120,7 @@ def sample(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = _load(run).to(device)
-    if label is not None and getattr(model, "classes", None) is None:
+    if label is not None and getattr(model.config, "classes", None) is None:
         raise ValueError(f"--label: the {type(model).__name__} in {run} has no classes.")
     conditions = {} if label is None else {"y": label}
     key = random.key(seed, device=device)

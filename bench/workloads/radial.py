@@ -25,7 +25,7 @@ def workload(batch: int, size: int, each: bool = False, inverse: bool = False, *
 
 WORKLOADS = [
     workload(4096, 2),
-    workload(4096, 64),
+    workload(4096, 64, quick=("eager", "compile")),
     workload(4096, 64, each=True),
     workload(4096, 2, inverse=True),
     workload(4096, 64, inverse=True),

@@ -47,14 +47,14 @@ def summarize(
         **facts,
         "unit": unit,
         "test": metrics.held_out(model, data_set.test, key=random.fold_in(root, TEST)),
-        "baselines": baselines(data_set),
+        "baselines": baselines(data_set) if unit != "loss" else {},
     }
     if "reconstruct" in model.capabilities:
         summary["reconstruction"] = metrics.reconstruction_error(model, data_set.test)
     write_json(run.summary, summary)
     save_samples(run.folder / "samples.png", model, random.fold_in(root, SAMPLES), data_set=data_set)
     drawn = {name: value for name, value in summary["baselines"].items() if "test part" not in name}
-    figures.save_curves(run.folder / "curves.png", run.rows(), unit, drawn if unit != "loss" else {})
+    figures.save_curves(run.folder / "curves.png", run.rows(), unit, drawn)
     return summary
 
 

@@ -16,7 +16,8 @@ from genkern.testing import check_flow
 
 MATRIX = torch.tensor([[0.3, -1.2, 0.4], [0.9, -0.5, 0.2], [-0.3, 0.6, 0.7]], dtype=torch.float64)
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
-FIXED = {"solver": "rk4", "steps": 8}
+FIXED = {"solver": "rk4", "steps": 12}
+torch.manual_seed(0)  # of the layers below
 
 
 class Linear(nn.Module):

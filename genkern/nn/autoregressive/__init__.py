@@ -1,4 +1,4 @@
-"""Causal layers, whether they are causal, and sampling from what is made of them."""
+"""Layers whose outputs depend on earlier inputs alone, a check of that, and sampling from what is made of them."""
 
 from .attention import SparseSelfAttention, attention_pattern, sparse_attention
 from .cached import cached, is_traceable, stack_of
