@@ -2,6 +2,7 @@
 
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
+from .autoregressive_conv import autoregressive_conv
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .flow_batch_norm import flow_batch_norm
 from .gaussian_log_prob import gaussian_log_prob
@@ -11,15 +12,18 @@ from .invertible_conv1x1 import (
     invertible_conv1x1,
     log_abs_det,
 )
+from .made_inverse import made_inverse
 from .planar import planar
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
 from .radial import radial
+from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
     "actnorm",
     "additive_coupling",
     "affine_coupling",
+    "autoregressive_conv",
     "bits_per_dim",
     "dequantize",
     "flow_batch_norm",
@@ -30,10 +34,13 @@ __all__ = [
     "invertible_conv1x1",
     "log_abs_det",
     "logit_transform",
-    "planar",
+    "made_inverse",
     "plu_factors",
     "plu_weight",
     "quantize",
+    "rational_quadratic_spline",
+    "spline_parameters",
+    "planar",
     "radial",
     "squeeze",
     "unsqueeze",

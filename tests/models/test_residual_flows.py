@@ -53,7 +53,7 @@ def test_log_prob_is_the_change_of_variables_up_to_a_known_error(name: str) -> N
     model = moved(name, torch.float64)
     x = data(model, 2)
     y, log_det = model.dequantize(x, key=KEY)
-    truth = model.prior_log_prob(model.encode(x, key=KEY)[0]) + log_det
+    truth = model.prior.log_prob(model.encode(x, key=KEY)[0]) + log_det
     truth = truth + jacobian_log_det(lambda sample: model.flow(sample)[0], y)
     if name == "residual":
         mean, error = model.log_prob_and_error(x, key=KEY, draws=64)

@@ -20,6 +20,7 @@ from ...nn import (
     SpectralConv2d,
     SpectralLinear,
     Squeeze,
+    StandardNormal,
 )
 from ._base import FlowModel, check_halvings
 
@@ -85,7 +86,7 @@ class IResNet(FlowModel):
             for _ in range(config.blocks):
                 g = bottleneck(channels, (height, width), config, first=not layers)
                 layers += [ActNorm(channels), self._block(g, config)]
-        self.latent_shape = (channels, height, width)
+        self.prior = StandardNormal((channels, height, width))
         return layers
 
     def _block(self, g: nn.Module, config: Config) -> Flow:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ...nn import ActNorm, Flatten, Flow, FlowSequential, Inverse, Planar, Radial
+from ...nn import ActNorm, Flatten, Flow, FlowSequential, Inverse, Planar, Radial, StandardNormal
 from ._base import FlowModel
 
 
@@ -47,7 +47,7 @@ class PlanarFlow(FlowModel):
         first: list[Flow] = [] if len(config.shape) == 1 else [Flatten(config.shape)]
         norm: list[Flow] = [ActNorm(size)] if config.closed == "density" else []
         self.flow = FlowSequential(*first, *norm, *maps, policy=config.policy, every=config.every)
-        self.latent_shape = (size,)
+        self.prior = StandardNormal((size,))
 
     def free_energy(self, energy: Callable[[Tensor], Tensor], n: int, *, key: Tensor) -> Tensor:
         r"""The reverse divergence from the density ``exp(-energy) / Z``, up to its constant, eq. 15.
@@ -59,9 +59,9 @@ class PlanarFlow(FlowModel):
             n: how many samples of the model.
             key: of their noise.
         """
-        z = self.prior_sample(n, key=key)
+        z = self.prior.sample(n, key=key, dtype=self.dtype)
         x, log_det = self.flow.inverse(z)
-        return (self.prior_log_prob(z) - log_det + energy(x)).mean()
+        return (self.prior.log_prob(z) - log_det + energy(x)).mean()
 
 
 # -- the energies of table 1 -------------------------------------------------------------------------------------------

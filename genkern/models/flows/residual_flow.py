@@ -24,6 +24,7 @@ from ...nn import (
     SpectralConv2d,
     SpectralLinear,
     Squeeze,
+    StandardNormal,
 )
 from ...nn.flows.residual import mean_and_error, several_draws
 from ._base import FlowModel, check_halvings
@@ -98,7 +99,7 @@ class ResidualFlowModel(FlowModel):
         size = math.prod(config.shape)
         for _ in range(config.dense_blocks):
             layers += [self._block(perceptron(size, config.dense_hidden, config), config), ActNorm(size)]
-        self.latent_shape = (size,)
+        self.prior = StandardNormal((size,))
         return layers
 
     def _block(self, g: nn.Module, config: Config) -> Flow:
