@@ -184,6 +184,8 @@ class Trainer:
     def _evaluate(self) -> None:
         """The validation value of the averaged weights; keeps the best, and stops early when none comes any more."""
         model = self.average.model if self.average else self.model
+        if self.average:
+            model.train().eval()  # layers that prepare for evaluation (spectral norms) do so where it begins
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         part = metrics.nll_sum(model, self.data.validation, key=self.validation, rank=rank, world_size=world_size)
         total = float(self.fabric.all_reduce(part, reduce_op="sum"))

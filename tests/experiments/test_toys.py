@@ -35,3 +35,8 @@ def test_realnvp_comes_near_the_entropy_and_never_below(toy, tmp_path):
 def test_nsf_comes_nearer_in_fewer_steps_and_never_below(model, toy, tmp_path):
     config = TrainConfig(model=model, data=toy, steps=600, batch_size=512, seed=0)
     assert_between_the_entropy_and(0.15, train(config, tmp_path / "run", device="cpu"))
+
+
+def test_a_residual_flow_comes_near_the_entropy_and_never_below(tmp_path):
+    config = TrainConfig("residual-flow-2d", data="eight-gaussians", steps=1000, batch_size=512, evaluate_every=1000)
+    assert_between_the_entropy_and(0.3, train(config, tmp_path / "run", device="cpu"))

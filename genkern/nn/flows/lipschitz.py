@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,16 @@ class _Spectral(nn.Module):
     """A linear map whose weight is divided by what its largest singular value exceeds the bound by.
 
     The singular value is ``u·A v`` for buffers u and v, which power iteration on A itself keeps close to the singular
-    vectors in training: `iterations` rounds for each new value of the weight, so that a layer that is run twice for
-    one step (gradient checkpointing) is the same both times. Going to evaluation mode brings them to convergence, from
-    a start of their own, and there they stay: what a model computes in evaluation depends on its weights alone.
+    vectors in training: `iterations` rounds in each forward pass, and none in a backward pass, so that a layer that is
+    run again there (gradient checkpointing) is the same both times. Going to evaluation mode brings them to
+    convergence, from a start of their own, and there they stay: what a model computes in evaluation depends on its
+    weights alone.
     """
 
     weight: Tensor
     u: Tensor
     v: Tensor
+    _held = False
 
     def _bound_by(self, bound: float, iterations: int, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:
         name = type(self).__name__
@@ -35,7 +38,6 @@ class _Spectral(nn.Module):
         self.register_buffer("u", _unit(torch.randn(1, *outputs)))
         self.register_buffer("v", _unit(torch.randn(1, *inputs)))
         self._iterate(FIRST_ITERATIONS)
-        self._seen = -1  # version of the weight at the last power iteration
 
     def operator(self, x: Tensor, weight: Tensor) -> Tensor:
         """The map A without its bias, ``[B, *inputs] -> [B, *outputs]``."""
@@ -54,16 +56,9 @@ class _Spectral(nn.Module):
 
     def bounded_weight(self) -> Tensor:
         """The weight of a map with Lipschitz constant ``bound`` at most."""
-        if self.training:
-            self._follow()
+        if self.training and not self._held and not _in_backward():
+            self._iterate(self.iterations)
         return self.weight / (self.singular_value() / self.bound).clamp(min=1).to(self.weight.dtype)
-
-    def _follow(self) -> None:
-        if not torch.compiler.is_compiling():
-            if self.weight._version == self._seen:
-                return
-            self._seen = self.weight._version
-        self._iterate(self.iterations)
 
     @torch.no_grad()
     def _iterate(self, rounds: int) -> None:
@@ -96,7 +91,7 @@ class SpectralLinear(_Spectral, nn.Linear):
     Args:
         in_features, out_features, bias: as of `torch.nn.Linear`.
         bound: the largest Lipschitz constant, in the Euclidean norm.
-        iterations: rounds of power iteration for each new weight in training.
+        iterations: rounds of power iteration for each forward pass in training.
 
     Miyato et al. 2018 (arXiv:1802.05957); Gouk et al. 2018 (arXiv:1804.04368), which divides only above the bound.
     """
@@ -128,7 +123,7 @@ class SpectralConv2d(_Spectral, nn.Conv2d):
         kernel_size: odd.
         size: height and width of the pictures; smaller ones have no larger norm.
         bound: the largest Lipschitz constant, in the Euclidean norm.
-        iterations: rounds of power iteration for each new weight in training.
+        iterations: rounds of power iteration for each forward pass in training.
 
     Gouk et al. 2018 (arXiv:1804.04368), section 3; Behrmann et al. 2019 (arXiv:1811.00995), section 2.1.
     """
@@ -179,6 +174,24 @@ class LipSwish(nn.Module):
         return x * torch.sigmoid(F.softplus(self.raw_beta) * x) / 1.1
 
 
+@contextmanager
+def held(network: nn.Module) -> Iterator[None]:
+    """No power iteration in the network's layers for a while: an iteration of the network is one of a single map."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _Spectral)]
+    for layer in layers:
+        layer._held = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._held = False
+
+
+def _in_backward() -> bool:
+    """Version counters of the weight would tell more, but fused optimisers do not move them."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def _unit(x: Tensor) -> Tensor:
     return x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
 
@@ -193,8 +206,10 @@ def _leading(symmetric: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
         known = torch.stack(basis)
         for _ in range(2):  # once leaves rounding errors behind
             w = w - known.T @ (known @ w)
-        beside.append(w.norm())
-        basis.append(_unit(w))
+        size, scale = w.norm(), torch.stack(diagonal).max()
+        goes_on = size > 1e-10 * scale  # else the map has no more to show from this start: the rest is zero
+        beside.append(torch.where(goes_on, size, 0.0))
+        basis.append(torch.where(goes_on, w / size, 0.0))
     alpha, beta = torch.stack(diagonal), torch.stack(beside[:-1]) if len(beside) > 1 else start.new_zeros(0)
     _, vectors = torch.linalg.eigh(alpha.diag() + beta.diag(1) + beta.diag(-1))
     return _unit(vectors[:, -1] @ torch.stack(basis[:-1])).view(shape)

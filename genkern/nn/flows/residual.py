@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ... import random
 from .flow import Flow
+from .lipschitz import held
 from .replay import Autocast
 
 
@@ -125,8 +126,9 @@ class ResidualFlow(Flow):
         return estimated(self.network, x, context, self.vectors(x), weights)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = self._solve(z, context)
-        return x, -self(x, context)[1]
+        with held(self.network):
+            x = self._solve(z, context)
+            return x, -self(x, context)[1]
 
     @torch.compiler.disable
     def _solve(self, z: Tensor, context: Tensor | None) -> Tensor:
@@ -244,7 +246,8 @@ def _run(
     network: nn.Module, names: Sequence[str], parameters: Sequence[Tensor | None], *inputs: Tensor | None
 ) -> Tensor:
     arguments = tuple(value for value in inputs if value is not None)
-    return torch.func.functional_call(network, dict(zip(names, parameters, strict=True)), arguments)  # type: ignore[arg-type]
+    named = {name: value for name, value in zip(names, parameters, strict=True) if value is not None}
+    return torch.func.functional_call(network, named, arguments)
 
 
 class _Estimate(torch.autograd.Function):
