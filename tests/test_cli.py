@@ -217,7 +217,7 @@ def test_the_bar_shows_steps_and_values(monkeypatch, capsys):
 
 
 def test_importing_genkern_imports_no_trainer_and_no_plots():
-    heavy = ["typer", "rich", "lightning_fabric", "lightning", "matplotlib", "sklearn", "safetensors"]
+    heavy = ["typer", "rich", "lightning_fabric", "lightning", "matplotlib", "sklearn", "safetensors", "torchdiffeq"]
     code = f"import genkern, genkern.models, sys; print([name for name in {heavy} if name in sys.modules])"
     result = python(code)
     assert result.stdout == "[]\n", result.stderr

@@ -2,6 +2,7 @@
 
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
+from .autoregressive_conv import autoregressive_conv
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .flow_batch_norm import flow_batch_norm
 from .gaussian_log_prob import gaussian_log_prob
@@ -12,7 +13,9 @@ from .invertible_conv1x1 import (
     log_abs_det,
 )
 from .made_inverse import made_inverse
+from .planar import planar
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
+from .radial import radial
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
 
@@ -20,6 +23,7 @@ __all__ = [
     "actnorm",
     "additive_coupling",
     "affine_coupling",
+    "autoregressive_conv",
     "bits_per_dim",
     "dequantize",
     "flow_batch_norm",
@@ -36,6 +40,8 @@ __all__ = [
     "quantize",
     "rational_quadratic_spline",
     "spline_parameters",
+    "planar",
+    "radial",
     "squeeze",
     "unsqueeze",
 ]

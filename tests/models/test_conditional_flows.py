@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from genkern import models, ops, random
 from genkern.experiments import TrainConfig, train
-from genkern.models.flows import glow, realnvp
+from genkern.models.flows import glow, nice, nsf, realnvp
 from genkern.models.flows._base import FlowModel
 from genkern.nn import ChannelAffine
 from genkern.nn.flows.priors import draw_labels
@@ -18,12 +18,18 @@ from genkern.testing import jacobian_log_det
 
 PICTURE = {"shape": (1, 4, 4), "levels": 17}
 BASE_ONLY: dict[str, FlowModel] = {
+    "nice, prior": nice.NICE(nice.Config(**PICTURE, hidden=8, layers=1, prior="gaussian", classes=3)),
     "glow, prior": glow.Glow(glow.Config(**PICTURE, scales=2, steps=2, hidden=4, classes=3)),
     "realnvp vector, prior": realnvp.RealNVP(
         realnvp.Config((5,), None, couplings=4, hidden=8, blocks=1, alpha=None, classes=3)
     ),
 }
 EMBEDDED: dict[str, FlowModel] = {
+    "nice logistic": nice.NICE(nice.Config(**PICTURE, hidden=8, layers=1, classes=3, context=5)),
+    "nsf": nsf.NSF(nsf.Config(**PICTURE, scales=1, steps=1, bins=3, hidden=4, blocks=1, classes=3, context=5)),
+    "nsf autoregressive": nsf.NSF(
+        nsf.Config((4,), None, steps=2, form="autoregressive", bins=3, hidden=8, blocks=1, classes=3, context=5)
+    ),
     "glow": glow.Glow(glow.Config(**PICTURE, scales=2, steps=2, hidden=4, classes=3, context=5, policy="invert")),
     "glow additive": glow.Glow(
         glow.Config(**PICTURE, scales=1, steps=2, hidden=4, classes=3, context=5, coupling="additive")
@@ -157,6 +163,8 @@ def test_what_does_not_fit_is_named() -> None:
         model.log_prob(x, y=LABELS, context=torch.randn(4, 5))
     with pytest.raises(ValueError, match=r"context must be \[B, 3\]; got None"):
         realnvp.RealNVP(realnvp.Config((5,), None, blocks=1, context=3)).log_prob(torch.randn(2, 5))
+    with pytest.raises(ValueError, match="NICE: classes need context, or prior='gaussian'"):
+        nice.NICE(nice.Config(classes=3))
     with pytest.raises(ValueError, match="dequantization must be 'uniform' or 'variational'; got 'none'"):
         glow.Glow(glow.Config(dequantization="none"))
 

@@ -1,4 +1,4 @@
-"""NICE, RealNVP and Glow: one bijection between data and latents, with the accounting that discrete data need."""
+"""Every flow model: one bijection between data and latents, with the accounting that discrete data need."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from genkern import models, ops, random
-from genkern.models.flows import glow, iaf, maf, nice, realnvp
+from genkern.models.flows import emerging, ffjord, glow, iaf, maf, nice, nsf, realnvp
 from genkern.models.flows._base import FlowModel
 from genkern.testing import jacobian_log_det
 
@@ -26,14 +26,29 @@ TINY: dict[str, FlowModel] = {
         glow.Config((3, 4, 4), 256, scales=1, steps=2, hidden=4, coupling="additive", conv="free", alpha=0.05)
     ),
     "glow odd sides": glow.Glow(glow.Config((1, 2, 6), 17, scales=1, steps=2, hidden=4, policy="invert", every=2)),
+    "nsf": nsf.NSF(nsf.Config((1, 4, 4), 17, scales=2, steps=1, bins=3, hidden=4, blocks=1, policy="checkpoint")),
+    "nsf vector": nsf.NSF(nsf.Config((5,), None, steps=2, bins=3, hidden=8, blocks=1, policy="invert")),
+    "nsf halves": nsf.NSF(nsf.Config((3,), None, steps=2, bins=3, hidden=8, blocks=1, linear=False)),
+    "nsf autoregressive": nsf.NSF(
+        nsf.Config((1, 2, 2), 17, steps=2, form="autoregressive", bins=3, hidden=8, blocks=1)
+    ),
     "maf": maf.MAF(maf.Config((1, 4, 2), 17, layers=2, hidden=12)),
     "maf mixture": maf.MAF(
         maf.Config((5,), None, layers=3, hidden=9, hidden_layers=2, components=3, batch_norm=False, alpha=None)
     ),
     "iaf": iaf.IAF(iaf.Config((1, 4, 2), 17, steps=2, hidden=10)),
     "iaf invert": iaf.IAF(iaf.Config((5,), None, steps=3, hidden=8, alpha=None, policy="invert", every=2)),
+    "emerging": emerging.Emerging(
+        emerging.Config((1, 4, 4), 17, scales=2, steps=2, hidden=4, policy="invert", every=2)
+    ),
+    "emerging raster": emerging.Emerging(emerging.Config((1, 2, 6), 17, 1, 2, 4, mask="raster", kernel_size=5)),
+    "emerging periodic": emerging.Emerging(emerging.Config((1, 4, 6), 17, 1, 1, 4, mixing="periodic")),
     "glow continuous": glow.Glow(glow.Config((3, 4, 4), None, scales=2, steps=2, hidden=4)),
 }
+CONTINUOUS = {"levels": None, "scales": 2, "blocks": 1, "hidden": 4, "layers": 1, "divergence": "exact", "alpha": None}
+FIXED = {"solver": "rk4", "steps": 8}
+TINY["ffjord vector"] = ffjord.FFJORD(ffjord.Config((3,), **CONTINUOUS, **FIXED))
+TINY["ffjord"] = ffjord.FFJORD(ffjord.Config((1, 4, 4), **{**CONTINUOUS, "levels": 17}, **FIXED, adjoint=False))
 KEY = random.key(7)
 
 
@@ -127,12 +142,15 @@ def test_save_and_load_give_the_same_bits(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("family", [nice, realnvp, glow, maf, iaf])
+@pytest.mark.parametrize("family", [nice, realnvp, glow, ffjord, nsf, maf, iaf, emerging])
 def test_every_preset_is_in_the_registry(family) -> None:
     assert family.PRESETS.items() <= {name: preset.config for name, preset in models.presets().items()}.items()
 
 
-@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small", "maf-small", "iaf-small"])
+@pytest.mark.parametrize(
+    "name", ["nice-small", "realnvp-small", "glow-small", "ffjord-small", "nsf-small", "maf-small", "iaf-small"]
+)
+@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small", "emerging-small"])
 def test_a_new_small_model_is_no_worse_than_the_uniform_one_after_initialisation(name: str) -> None:
     torch.manual_seed(0)
     model = models.build(name)
@@ -186,7 +204,13 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         realnvp.RealNVP(realnvp.Config(shape=(1,), levels=None))
     with pytest.raises(ValueError, match=r"Glow: x must be \['B', 1, 4, 4\]; got \[3, 1, 8, 8\]"):
         TINY["glow"].log_prob(torch.zeros(3, 1, 8, 8))
+    with pytest.raises(ValueError, match="NSF: a vector must have 2 numbers or more"):
+        nsf.NSF(nsf.Config(shape=(1,), levels=None))
+    with pytest.raises(ValueError, match="NSF: form must be 'coupling' or 'autoregressive'; got 'residual'"):
+        nsf.NSF(nsf.Config(form="residual"))
     with pytest.raises(ValueError, match="prior must be 'logistic' or 'gaussian'; got 'cauchy'"):
         nice.NICE(nice.Config(prior="cauchy"))
     with pytest.raises(ValueError, match="coupling must be 'affine' or 'additive'; got 'spline'"):
         glow.Glow(glow.Config(coupling="spline"))
+    with pytest.raises(ValueError, match="mixing must be 'emerging' or 'periodic'; got 'fourier'"):
+        emerging.Emerging(emerging.Config(mixing="fourier"))

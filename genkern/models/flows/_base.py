@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from ... import ops, random
 from ...nn import ClassConditionalGaussian, Flow, Prior, StandardNormal, VariationalDequantization
+from ...nn.flows.continuous import positions_only
 from ...nn.flows.priors import draw_labels
 from ...nn.flows.replay import noise_of
 from .._base import Batch, GenerativeModel, Loss, as_batch
@@ -76,7 +77,9 @@ class FlowModel(GenerativeModel):
 
     def decode(self, z: Tensor, *, y: Tensor | int | None = None, context: Tensor | None = None) -> Tensor:
         """The data whose latents are ``z``."""
-        return self.quantize(self.flow.inverse(z, self._context(self._labels(y, z), context))[0])
+        context = self._context(self._labels(y, z), context)
+        with positions_only(self.flow):
+            return self.quantize(self.flow.inverse(z, context)[0])
 
     def dequantize(self, x: Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> tuple[Tensor, Tensor]:
         """Continuous values of the data, and the log-determinant (less the log-density of learned noise), ``[B]``."""
@@ -288,7 +291,8 @@ class FlowModel(GenerativeModel):
         """Largest absolute difference between the (dequantised) data and what their latents give back."""
         v, _ = self.dequantize(x, key=key)
         context = self._context(self._labels(self._any_label(y), x), context)
-        return (self.flow.inverse(self.flow(v, context)[0], context)[0] - v).abs().max()
+        with positions_only(self.flow):
+            return (self.flow.inverse(self.flow(v, context)[0], context)[0] - v).abs().max()
 
     @torch.no_grad()
     def initialize(self, batch: Batch | Tensor, *, context: Tensor | None = None, key: Tensor | None = None) -> None:

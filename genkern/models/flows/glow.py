@@ -7,7 +7,9 @@ Gaussian that the other half predicts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,25 +76,26 @@ def coupling_network(inputs: int, outputs: int, config: Config) -> nn.Module:
     return conditioned(layers, config.hidden, config.context)
 
 
+def coupling(channels: int, config: Config) -> Flow:
+    passive, active = channels - channels // 2, channels // 2
+    if config.coupling == "affine":
+        return AffineCoupling(coupling_network(passive, 2 * active, config), scale="sigmoid")
+    return AdditiveCoupling(coupling_network(passive, active, config))
+
+
 def step(channels: int, config: Config) -> Flow:
     """One step of flow (figure 2a); the activation normalisation is folded into the convolution that follows it."""
-    passive, active = channels - channels // 2, channels // 2
-    coupling: Flow
-    if config.coupling == "affine":
-        coupling = AffineCoupling(coupling_network(passive, 2 * active, config), scale="sigmoid")
-    else:
-        coupling = AdditiveCoupling(coupling_network(passive, active, config))
-    return FlowSequential(InvertibleConv1x1(channels, config.conv, actnorm=True), coupling)
+    return FlowSequential(InvertibleConv1x1(channels, config.conv, actnorm=True), coupling(channels, config))
 
 
-def level(channels: int, scales: int, config: Config) -> Flow:
+def level(channels: int, scales: int, config: Any, step: Callable[[int, Any], Flow] = step) -> Flow:
     """Squeeze and K steps; half of the channels leave as latents, the others go on to the next level (figure 2b)."""
     channels = 4 * channels
     if scales == 1:
         leave: Flow = ChannelAffine(channels)  # the last latents: a learned mean and deviation of each channel
     else:
         kept, left = channels - channels // 2, channels // 2
-        leave = Split(ZeroConv(kept, 2 * left, config.context), level(kept, scales - 1, config))
+        leave = Split(ZeroConv(kept, 2 * left, config.context), level(kept, scales - 1, config, step))
     steps = (step(channels, config) for _ in range(config.steps))
     return FlowSequential(Squeeze(), *steps, leave, Unsqueeze(), policy=config.policy, every=config.every)
 

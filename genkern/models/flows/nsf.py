@@ -1,27 +1,35 @@
 """Neural Spline Flows. Durkan, Bekasov, Murray & Papamakarios 2019 (arXiv:1906.04032).
 
-Couplings whose elementwise maps are monotone rational-quadratic splines, with a network that gives all knots and
-slopes (section 3). On vectors, a linear layer by its LU decomposition goes before each coupling; on pictures, the
-multi-scale flow of Glow with splines in the place of affine maps (section 4.2 and 5.3).
+Monotone rational-quadratic splines in the place of affine maps, with a network that gives all knots and slopes
+(section 3): in couplings, RQ-NSF (C), or in autoregressive layers, RQ-NSF (AR). On vectors, a linear layer by its LU
+decomposition goes before each of them; on pictures, the multi-scale flow of Glow with spline couplings.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ...nn import (
+    MADE,
     ActNorm,
     ChannelAffine,
+    ClassConditionalGaussian,
+    Flatten,
     Flow,
     FlowSequential,
     InvertibleConv1x1,
+    MaskedAutoregressive,
     SplineCoupling,
+    SplineTransform,
     Split,
     Squeeze,
+    StandardNormal,
     Unsqueeze,
 )
+from ...nn.flows.conditioners import conditioned
 from ...ops import spline_parameters
 from ._base import FlowModel, check_halvings
 
@@ -32,13 +40,17 @@ class Config:
     levels: int | None = 256
     scales: int = 3  # of pictures
     steps: int = 7  # of each scale; in all, on vectors
+    form: str = "coupling"  # or "autoregressive", which takes pictures as vectors
     bins: int = 8  # K
     bound: float = 3.0  # B: splines act on [-B, B]
     hidden: int = 96  # channels or units of the networks
     blocks: int = 3  # residual blocks of a network
     dropout: float = 0.2  # within the blocks
-    linear: bool = True  # vectors: an LU layer before each coupling; else couplings of alternating halves
+    linear: bool = True  # vectors: an LU layer before each step; else alternating halves, or orders
     alpha: float | None = None  # of a logit transform of the pixels
+    classes: int | None = None  # a Gaussian prior for each label
+    context: int | None = None  # numbers that the networks see: of the label's embedding, or the caller's
+    dequantization: str = "uniform"  # or "variational"
     policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
 
@@ -63,7 +75,7 @@ def residual_network(inputs: int, outputs: int, config: Config) -> nn.Module:
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
     blocks = (ResidualBlock(layer(hidden, hidden), layer(hidden, hidden), config.dropout) for _ in range(config.blocks))
-    return nn.Sequential(layer(inputs, hidden), *blocks, nn.ReLU(), last)
+    return conditioned([layer(inputs, hidden), *blocks, nn.ReLU(), last], hidden, config.context)
 
 
 def coupling(channels: int, flip: bool, config: Config) -> Flow:
@@ -77,13 +89,30 @@ def step(channels: int, config: Config) -> Flow:
     return FlowSequential(InvertibleConv1x1(channels, actnorm=True), coupling(channels, False, config))
 
 
-def vector_flow(size: int, config: Config) -> Flow:
-    """Steps as above and a linear layer at the end, or couplings that transform the last and the first half in turn."""
-    if config.linear:
-        layers = [step(size, config) for _ in range(config.steps)] + [InvertibleConv1x1(size, actnorm=True)]
-    else:
-        layers = [ActNorm(size), *(coupling(size, i % 2 == 1, config) for i in range(config.steps))]
-    return FlowSequential(*layers, policy=config.policy, every=config.every)
+def autoregressive(size: int, flip: bool, config: Config) -> Flow:
+    transform = SplineTransform(config.bins, config.bound)
+    network = MADE(
+        size,
+        [config.hidden] * (1 + 2 * config.blocks),
+        outputs=transform.parameters,
+        context=config.context or 0,
+        residual=True,
+        order="reversed" if flip else "natural",
+    )
+    nn.init.zeros_(network.layers[-1].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(network.layers[-1].bias)  # type: ignore[arg-type]
+    return MaskedAutoregressive(network, transform)
+
+
+def vector_flow(size: int, config: Config) -> list[Flow]:
+    """Linear layers between the steps and at both ends; or none, and steps of alternating halves or orders."""
+    layer = coupling if config.form == "coupling" else autoregressive
+    if not config.linear:
+        return [ActNorm(size), *(layer(size, i % 2 == 1, config) for i in range(config.steps))]
+    steps = (
+        f for _ in range(config.steps) for f in (InvertibleConv1x1(size, actnorm=True), layer(size, False, config))
+    )
+    return [*steps, InvertibleConv1x1(size, actnorm=True)]
 
 
 def level(channels: int, scales: int, config: Config) -> Flow:
@@ -103,13 +132,22 @@ class NSF(FlowModel):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        if len(config.shape) == 1:
-            if config.shape[0] < 2:
-                raise ValueError(f"NSF: a vector must have 2 numbers or more; got shape={config.shape}.")
-            self.flow = vector_flow(config.shape[0], config)
-        else:
+        if config.form not in ("coupling", "autoregressive"):
+            raise ValueError(f"NSF: form must be 'coupling' or 'autoregressive'; got {config.form!r}.")
+        if len(config.shape) == 3 and config.form == "coupling":
             check_halvings("NSF", config.shape, config.scales)
             self.flow = level(config.shape[0], config.scales, config)
+            return
+        size = math.prod(config.shape)
+        if size < 2:
+            raise ValueError(f"NSF: a vector must have 2 numbers or more; got shape={config.shape}.")
+        layers = vector_flow(size, config)
+        if len(config.shape) > 1:
+            layers = [Flatten(tuple(config.shape)), *layers]
+            self.prior = StandardNormal((size,))
+            if config.classes is not None:
+                self.prior = ClassConditionalGaussian((size,), config.classes)
+        self.flow = FlowSequential(*layers, policy=config.policy, every=config.every)
 
 
 PRESETS = {
@@ -117,4 +155,7 @@ PRESETS = {
     "nsf-mnist": Config(shape=(1, 28, 28), scales=2, steps=4, hidden=64, blocks=2),
     "nsf-small": Config(shape=(1, 8, 8), levels=17, scales=2, steps=4, hidden=48, blocks=1, dropout=0.1),
     "nsf-2d": Config(shape=(2,), levels=None, steps=4, hidden=64, blocks=1, dropout=0.0, linear=False),
+    "nsf-ar-2d": Config(
+        shape=(2,), levels=None, steps=2, form="autoregressive", hidden=64, blocks=1, dropout=0.0, linear=False
+    ),
 }
