@@ -380,7 +380,7 @@ GENKERN_INLINE void add_range(const Backward<A>& backward, const Records<A>& rec
   }
 }
 
-// Float32 loops are cloned for each instruction set; float64 ones exist for exactness, not for speed.
+// Cloned for each instruction set.
 #define GENKERN_DEFINE(A, CLONES)                                                                                   \
   CLONES void invert_##A(const Call<A>& call, const Outputs<A>& outputs, int64_t begin, int64_t end) {              \
     invert_blocks(call, outputs, begin, end);                                                                       \
@@ -394,7 +394,7 @@ GENKERN_INLINE void add_range(const Backward<A>& backward, const Records<A>& rec
     add_range(backward, records, blocks, begin, end);                                                               \
   }
 GENKERN_DEFINE(float, GENKERN_CLONES)
-GENKERN_DEFINE(double, )
+GENKERN_DEFINE(double, GENKERN_CLONES)
 
 }  // namespace
 
