@@ -23,6 +23,14 @@ MODULES: list[str] = [
     "genkern.models.flows.glow",
     "genkern.models.autoregressive.pixelcnn",
     "genkern.models.autoregressive.gated_pixelcnn",
+    "genkern.models.flows.ffjord",
+    "genkern.models.flows.nsf",
+    "genkern.models.flows.maf",
+    "genkern.models.flows.iaf",
+    "genkern.models.flows.emerging",
+    "genkern.models.flows.planar_flow",
+    "genkern.models.flows.iresnet",
+    "genkern.models.flows.residual_flow",
 ]
 
 

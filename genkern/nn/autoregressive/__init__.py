@@ -3,15 +3,18 @@
 from .cached import cached, is_traceable, stack_of
 from .causality import Causality, check_causality
 from .gated import GatedMaskedConv2d
+from .made import MADE, MaskedLinear
 from .masked import CausalConv1d, MaskedConv2d, VerticalConv2d, sub_pixel_of
 from .sampling import jacobi, naive
 from .tracing import Untraceable
 
 __all__ = [
-    "Causality",
     "CausalConv1d",
+    "Causality",
     "GatedMaskedConv2d",
+    "MADE",
     "MaskedConv2d",
+    "MaskedLinear",
     "Untraceable",
     "VerticalConv2d",
     "cached",
