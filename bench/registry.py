@@ -55,6 +55,7 @@ class Workload:
         rivals: others beside eager and compiled PyTorch, by name.
         quick: the providers besides genkern that `--quick` times; empty leaves the workload out.
         launch: a tiny shape, where the time is that of the call and not of the work.
+        compiles: the modes in which compiled PyTorch takes part; not where tracing takes minutes.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Workload:
     rivals: Mapping[str, Rival] = field(default_factory=dict)
     quick: Sequence[str] = ()
     launch: bool = False
+    compiles: Sequence[str] = MODES
     op: str = ""  # the file's name, filled in at discovery
 
 

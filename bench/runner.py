@@ -103,8 +103,9 @@ def providers(workload: Workload, mode: str, quick: bool) -> dict[str, Callable[
     makers: dict[str, Callable[[], tuple[Function, bool]]] = {
         "genkern": lambda: (workload.run("auto"), True),
         "eager": lambda: (eager, True),
-        "compile": lambda: (torch.compile(eager, dynamic=False), True),
     }
+    if mode in workload.compiles:
+        makers["compile"] = lambda: (torch.compile(eager, dynamic=False), True)
     for name, rival in workload.rivals.items():
         if mode in rival.modes:
             makers[name] = lambda rival=rival: (rival.build(), rival.same_values)  # type: ignore[misc]

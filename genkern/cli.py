@@ -99,6 +99,7 @@ def sample(
     run: Annotated[Path, typer.Argument(help="A run folder, or the folder of a saved model.", show_default=False)],
     n: Annotated[int, typer.Option("--n", "-n", help="Samples.")] = 64,
     temperature: Annotated[float, typer.Option(help="Below 1: closer to the mode.")] = 1.0,
+    label: Annotated[int | None, typer.Option(help="Of a model with classes (default: drawn evenly).")] = None,
     out: Annotated[Path, typer.Option(help="A picture (.png) or an array (.npy).")] = Path("samples.png"),
     seed: Annotated[int, typer.Option(help="The same seed draws the same samples.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -119,18 +120,21 @@ def sample(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = _load(run).to(device)
+    if label is not None and getattr(model, "classes", None) is None:
+        raise ValueError(f"--label: the {type(model).__name__} in {run} has no classes.")
+    conditions = {} if label is None else {"y": label}
     key = random.key(seed, device=device)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
         import numpy
 
         with torch.no_grad():
-            samples = model.sample(n, key=key, temperature=temperature).cpu().numpy()
+            samples = model.sample(n, key=key, temperature=temperature, **conditions).cpu().numpy()
         write_atomically(out, lambda path: numpy.save(path, samples))
     else:
         written = Run(run).read_config() or {}
         data_set = data.load(written["data"]) if written and model.config.levels is None else None
-        save_samples(out, model, key, n=n, temperature=temperature, data_set=data_set)
+        save_samples(out, model, key, n=n, temperature=temperature, data_set=data_set, **conditions)
     print(f"{n} samples: {out}")
 
 

@@ -128,6 +128,23 @@ def test_options_of_the_model_are_set_by_name(genkern_command, tmp_path):
     assert code == 1 and "unknown option of toy-pixels 'optic'; did you mean 'optics'?" in err
 
 
+def test_a_model_with_classes_is_trained_and_sampled_by_label(genkern_command, tmp_path):
+    tiny = ("--set", "classes=10", "--set", "scales=1", "--set", "steps=1", "--set", "hidden=4")
+    code, _, err = genkern_command("train", "glow-small", *QUICK, *tiny, "--out", "run")
+    assert code == 0, err
+    arrays = []
+    for name, words in {"any": (), "three": ("--label", "3")}.items():
+        code, _, err = genkern_command("sample", "run", "-n", "4", "--out", f"{name}.npy", *words)
+        assert code == 0, err
+        arrays.append(np.load(f"{name}.npy"))
+    assert arrays[0].shape == (4, 1, 8, 8) and (arrays[0] != arrays[1]).any()
+    assert genkern_command("sample", "run", "-n", "4", "--label", "3", "--out", "three.png")[0] == 0
+    assert "y must be in [0, 10); got 10" in genkern_command("sample", "run", "--label", "10")[2]
+    assert genkern_command("train", "toy-pixels", *QUICK, "--out", "plain")[0] == 0
+    code, _, err = genkern_command("sample", "plain", "--label", "3")
+    assert code == 1 and err == "genkern: --label: the Pixels in plain has no classes.\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -200,7 +217,7 @@ def test_the_bar_shows_steps_and_values(monkeypatch, capsys):
 
 
 def test_importing_genkern_imports_no_trainer_and_no_plots():
-    heavy = ["typer", "rich", "lightning_fabric", "lightning", "matplotlib", "sklearn", "safetensors"]
+    heavy = ["typer", "rich", "lightning_fabric", "lightning", "matplotlib", "sklearn", "safetensors", "torchdiffeq"]
     code = f"import genkern, genkern.models, sys; print([name for name in {heavy} if name in sys.modules])"
     result = python(code)
     assert result.stdout == "[]\n", result.stderr

@@ -26,12 +26,18 @@ T* data(const Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
 }
 
-// Under GENKERN_POISON=1 outputs start as NaN, so that a test sees every element that a kernel leaves unwritten.
-inline Tensor poisoned(Tensor tensor) {
+// Under GENKERN_POISON=1 outputs start as NaN, so that a test sees every element that a kernel leaves unwritten; and so
+// does the scratch of kernels that must not read an element before it is known.
+inline bool poisons() {
   static const bool poison = std::getenv("GENKERN_POISON") != nullptr;
+  return poison;
+}
+
+inline Tensor poisoned(Tensor tensor) {
   const bool floating = tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double ||
                         tensor.scalar_type() == ScalarType::Half || tensor.scalar_type() == ScalarType::BFloat16;
-  if (poison && floating && tensor.numel() > 0) torch::stable::fill_(tensor, std::numeric_limits<double>::quiet_NaN());
+  if (poisons() && floating && tensor.numel() > 0)
+    torch::stable::fill_(tensor, std::numeric_limits<double>::quiet_NaN());
   return tensor;
 }
 

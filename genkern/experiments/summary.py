@@ -67,13 +67,18 @@ def save_samples(
     n: int | None = None,
     temperature: float = 1.0,
     data_set: DataSet | None = None,
+    **conditions: Any,
 ) -> None:
-    """A grid of pictures; points in the plane beside the data they should look like."""
+    """A grid of pictures; points in the plane beside the data they should look like.
+
+    Conditions (``y=`` of a model with classes) are handed to the model's ``sample``.
+    """
     config = model.config
     if config.levels is not None and len(config.shape) == 3:
-        figures.save_grid(path, model.sample(n or N_SAMPLES, key=key, temperature=temperature), config.levels)
+        pictures = model.sample(n or N_SAMPLES, key=key, temperature=temperature, **conditions)
+        figures.save_grid(path, pictures, config.levels)
     elif tuple(config.shape) == (2,) and data_set is not None:
-        points = model.sample(n or N_POINTS, key=key, temperature=temperature)
+        points = model.sample(n or N_POINTS, key=key, temperature=temperature, **conditions)
         log_prob = (lambda x: model.log_prob(metrics.like(model, x))) if "log_prob" in model.capabilities else None  # type: ignore[operator]
         figures.save_density(path, points, data_set.test, log_prob)
     else:

@@ -25,6 +25,14 @@ MODULES: list[str] = [
     "genkern.models.autoregressive.gated_pixelcnn",
     "genkern.models.autoregressive.pixelrnn",
     "genkern.models.autoregressive.sparse_transformer",
+    "genkern.models.flows.ffjord",
+    "genkern.models.flows.nsf",
+    "genkern.models.flows.maf",
+    "genkern.models.flows.iaf",
+    "genkern.models.flows.emerging",
+    "genkern.models.flows.planar_flow",
+    "genkern.models.flows.iresnet",
+    "genkern.models.flows.residual_flow",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
+from .autoregressive_conv import autoregressive_conv
 from .causal_sample import causal_sample
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .diagonal_lstm import diagonal_lstm, row_lstm
@@ -13,13 +14,18 @@ from .invertible_conv1x1 import (
     invertible_conv1x1,
     log_abs_det,
 )
+from .made_inverse import made_inverse
+from .planar import planar
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
+from .radial import radial
+from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
     "actnorm",
     "additive_coupling",
     "affine_coupling",
+    "autoregressive_conv",
     "bits_per_dim",
     "causal_sample",
     "dequantize",
@@ -32,10 +38,15 @@ __all__ = [
     "invertible_conv1x1",
     "log_abs_det",
     "logit_transform",
+    "made_inverse",
     "plu_factors",
     "plu_weight",
     "quantize",
     "row_lstm",
+    "rational_quadratic_spline",
+    "spline_parameters",
+    "planar",
+    "radial",
     "squeeze",
     "unsqueeze",
 ]

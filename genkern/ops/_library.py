@@ -47,9 +47,10 @@ class Op:
         wide: Sequence[int] = (),
         second_order: bool = True,
         selective: bool = False,
+        fake: Callable[..., Any] | None = None,
     ):
         self.name, self.definition, self.wide = name, reference, frozenset(wide)
-        self.second_order, self.selective = second_order, selective
+        self.second_order, self.selective, self.fake = second_order, selective, fake
         self.arguments = tuple(inspect.signature(reference).parameters)
         self.differentiable = tuple(self.arguments.index(argument) for argument in differentiable)
         self.outputs = schema.split("->")[1].count("Tensor")
@@ -237,7 +238,7 @@ class Op:
 
     def _fake(self, *args: Any) -> Any:
         with torch.no_grad():
-            return self.reference(*args)
+            return self.reference(*args) if self.fake is None else self.fake(*args)
 
     def _fake_backward(self, *args: Any) -> Any:
         _, inputs, positions = self._split_backward(args)
@@ -280,6 +281,7 @@ def define_op(name: str, reference: Callable[..., Any], **description: Any) -> O
         wide: indices of the outputs that are float32 or wider whatever the input.
         selective: the backward kernel takes a ``needs_<argument>`` flag for each differentiable argument, and returns
             an empty tensor for a gradient that nobody asked for: a gradient penalty does not pay for the parameters.
+        fake: empty outputs for given inputs, where tracing the definition would take long.
     """
     if name in OPS:
         raise ValueError(f"define_op: {name!r} is defined already.")

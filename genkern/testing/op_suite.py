@@ -97,7 +97,9 @@ def recorded_calls() -> Iterator[list[tuple[Op, tuple[Any, ...]]]]:
 
 
 def layouts(tensor: Tensor) -> dict[str, Tensor]:
-    """The same values in every memory layout that a user may hand over."""
+    """The same values in every memory layout that a user may hand over; a scalar has but one."""
+    if tensor.dim() == 0:
+        return {}
     guarded = torch.full(
         (*tensor.shape[:-1], tensor.shape[-1] + 6), float("nan"), dtype=tensor.dtype, device=tensor.device
     )

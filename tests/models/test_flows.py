@@ -1,4 +1,4 @@
-"""NICE, RealNVP and Glow: one bijection between data and latents, with the accounting that discrete data need."""
+"""Every flow model: one bijection between data and latents, with the accounting that discrete data need."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from genkern import models, ops, random
-from genkern.models.flows import glow, nice, realnvp
+from genkern.models.flows import emerging, ffjord, glow, iaf, maf, nice, nsf, realnvp
 from genkern.models.flows._base import FlowModel
 from genkern.testing import jacobian_log_det
 
@@ -26,8 +26,29 @@ TINY: dict[str, FlowModel] = {
         glow.Config((3, 4, 4), 256, scales=1, steps=2, hidden=4, coupling="additive", conv="free", alpha=0.05)
     ),
     "glow odd sides": glow.Glow(glow.Config((1, 2, 6), 17, scales=1, steps=2, hidden=4, policy="invert", every=2)),
+    "nsf": nsf.NSF(nsf.Config((1, 4, 4), 17, scales=2, steps=1, bins=3, hidden=4, blocks=1, policy="checkpoint")),
+    "nsf vector": nsf.NSF(nsf.Config((5,), None, steps=2, bins=3, hidden=8, blocks=1, policy="invert")),
+    "nsf halves": nsf.NSF(nsf.Config((3,), None, steps=2, bins=3, hidden=8, blocks=1, linear=False)),
+    "nsf autoregressive": nsf.NSF(
+        nsf.Config((1, 2, 2), 17, steps=2, form="autoregressive", bins=3, hidden=8, blocks=1)
+    ),
+    "maf": maf.MAF(maf.Config((1, 4, 2), 17, layers=2, hidden=12)),
+    "maf mixture": maf.MAF(
+        maf.Config((5,), None, layers=3, hidden=9, hidden_layers=2, components=3, batch_norm=False, alpha=None)
+    ),
+    "iaf": iaf.IAF(iaf.Config((1, 4, 2), 17, steps=2, hidden=10)),
+    "iaf invert": iaf.IAF(iaf.Config((5,), None, steps=3, hidden=8, alpha=None, policy="invert", every=2)),
+    "emerging": emerging.Emerging(
+        emerging.Config((1, 4, 4), 17, scales=2, steps=2, hidden=4, policy="invert", every=2)
+    ),
+    "emerging raster": emerging.Emerging(emerging.Config((1, 2, 6), 17, 1, 2, 4, mask="raster", kernel_size=5)),
+    "emerging periodic": emerging.Emerging(emerging.Config((1, 4, 6), 17, 1, 1, 4, mixing="periodic")),
     "glow continuous": glow.Glow(glow.Config((3, 4, 4), None, scales=2, steps=2, hidden=4)),
 }
+CONTINUOUS = {"levels": None, "scales": 2, "blocks": 1, "hidden": 4, "layers": 1, "divergence": "exact", "alpha": None}
+FIXED = {"solver": "rk4", "steps": 8}
+TINY["ffjord vector"] = ffjord.FFJORD(ffjord.Config((3,), **CONTINUOUS, **FIXED))
+TINY["ffjord"] = ffjord.FFJORD(ffjord.Config((1, 4, 4), **{**CONTINUOUS, "levels": 17}, **FIXED, adjoint=False))
 KEY = random.key(7)
 
 
@@ -58,7 +79,7 @@ def test_log_prob_is_the_change_of_variables(name: str) -> None:
     y, log_det = model.dequantize(x, key=KEY)
     z, _ = model.encode(x, key=KEY)
     assert z.dtype == torch.float64
-    truth = model.prior_log_prob(z) + log_det + jacobian_log_det(lambda sample: model.flow(sample)[0], y)
+    truth = model.prior.log_prob(z) + log_det + jacobian_log_det(lambda sample: model.flow(sample)[0], y)
     assert_close(model.log_prob(x, key=KEY), truth, rtol=0, atol=1e-9)
 
 
@@ -76,17 +97,17 @@ def test_samples_are_data_and_their_log_prob_is_the_models(name: str) -> None:
     x, log_prob = model.sample_and_log_prob(6, key=KEY, temperature=0.7)
     assert x.shape == (6, *model.config.shape) and x.dtype == data(model).dtype
     assert torch.equal(x, model.sample(6, key=KEY, temperature=0.7))
-    z = 0.7 * model.prior_sample(6, key=KEY)
+    z = 0.7 * model.prior.sample(6, key=KEY)
     y, _ = model.flow.inverse(z)
     z_again, log_det = model.flow(y)
     if model.config.levels is None:
         expected = model.log_prob(x)
     elif model.config.alpha is None:
-        expected = model.prior_log_prob(z_again) + log_det - y[0].numel() * math.log(model.config.levels)
+        expected = model.prior.log_prob(z_again) + log_det - y[0].numel() * math.log(model.config.levels)
     else:
         p = y.double().sigmoid()
         scale = math.log((1 - 2 * model.config.alpha) / model.config.levels) - p.log() - (1 - p).log()
-        expected = model.prior_log_prob(z_again) + log_det + scale.flatten(1).sum(1).float()
+        expected = model.prior.log_prob(z_again) + log_det + scale.flatten(1).sum(1).float()
     assert_close(log_prob, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -121,12 +142,15 @@ def test_save_and_load_give_the_same_bits(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("family", [nice, realnvp, glow])
+@pytest.mark.parametrize("family", [nice, realnvp, glow, ffjord, nsf, maf, iaf, emerging])
 def test_every_preset_is_in_the_registry(family) -> None:
     assert family.PRESETS.items() <= {name: preset.config for name, preset in models.presets().items()}.items()
 
 
-@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small"])
+@pytest.mark.parametrize(
+    "name", ["nice-small", "realnvp-small", "glow-small", "ffjord-small", "nsf-small", "maf-small", "iaf-small"]
+)
+@pytest.mark.parametrize("name", ["nice-small", "realnvp-small", "glow-small", "emerging-small"])
 def test_a_new_small_model_is_no_worse_than_the_uniform_one_after_initialisation(name: str) -> None:
     torch.manual_seed(0)
     model = models.build(name)
@@ -153,9 +177,9 @@ def test_nice_keeps_volume_up_to_its_scaling() -> None:
 def test_the_logistic_prior_is_a_density_with_its_own_samples() -> None:
     model = nice.NICE(nice.Config((2,), None))
     grid = torch.linspace(-40, 40, 4001, dtype=torch.float64)
-    one_dimension = 0.5 * model.prior_log_prob(grid[:, None].expand(-1, 2))
+    one_dimension = 0.5 * model.prior.log_prob(grid[:, None].expand(-1, 2))
     assert_close(one_dimension.exp().sum() * (grid[1] - grid[0]), torch.ones((), dtype=torch.float64))
-    z = model.prior_sample(20000, key=KEY)
+    z = model.prior.sample(20000, key=KEY)
     assert abs(z.var().item() - math.pi**2 / 3) < 0.15 and abs(z.mean().item()) < 0.05
 
 
@@ -180,7 +204,13 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         realnvp.RealNVP(realnvp.Config(shape=(1,), levels=None))
     with pytest.raises(ValueError, match=r"Glow: x must be \['B', 1, 4, 4\]; got \[3, 1, 8, 8\]"):
         TINY["glow"].log_prob(torch.zeros(3, 1, 8, 8))
+    with pytest.raises(ValueError, match="NSF: a vector must have 2 numbers or more"):
+        nsf.NSF(nsf.Config(shape=(1,), levels=None))
+    with pytest.raises(ValueError, match="NSF: form must be 'coupling' or 'autoregressive'; got 'residual'"):
+        nsf.NSF(nsf.Config(form="residual"))
     with pytest.raises(ValueError, match="prior must be 'logistic' or 'gaussian'; got 'cauchy'"):
         nice.NICE(nice.Config(prior="cauchy"))
     with pytest.raises(ValueError, match="coupling must be 'affine' or 'additive'; got 'spline'"):
         glow.Glow(glow.Config(coupling="spline"))
+    with pytest.raises(ValueError, match="mixing must be 'emerging' or 'periodic'; got 'fourier'"):
+        emerging.Emerging(emerging.Config(mixing="fourier"))

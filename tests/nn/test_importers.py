@@ -14,6 +14,7 @@ from genkern.nn.flows import importers
 
 RECORDED = load_file(str(Path(__file__).parent / "peers" / "layers.safetensors"))
 GLOW = importers.normflows_glow_block
+SPLINE, OPTIONS = importers.nflows_spline_coupling, {"bins": 5, "tails": "linear", "bound": 2.0}
 IMPORTS = {
     "normflows glow block sigmoid": GLOW,
     "normflows glow block exp free": lambda state: GLOW(state, scale_map="exp"),
@@ -26,6 +27,12 @@ IMPORTS = {
     "nflows additive": lambda state: importers.nflows_affine_coupling(
         state, nn.Sequential(nn.Linear(2, 3)), additive=True
     ),
+    "nflows spline vector": lambda state: SPLINE(state, nn.Sequential(nn.Linear(2, 3 * 14)), **OPTIONS),
+    "nflows spline vector with own splines": lambda state: SPLINE(
+        state, nn.Sequential(nn.Linear(2, 3 * 14)), **OPTIONS
+    ),
+    "nflows spline picture": lambda state: SPLINE(state, nn.Sequential(nn.Conv2d(2, 3 * 14, 1)), **OPTIONS),
+    "normflows spline": importers.normflows_spline_coupling,
     "nflows actnorm": importers.nflows_actnorm,
     "nflows conv1x1": importers.nflows_conv1x1,
 }
@@ -87,5 +94,9 @@ def test_what_has_no_counterpart_is_refused_by_name() -> None:
         importers.normflows_affine_coupling(nn.Identity(), 4, split_mode="checkerboard")
     with pytest.raises(ValueError, match="scale_map must be"):
         importers.normflows_affine_coupling(nn.Identity(), 4, scale_map="softplus")
+    with pytest.raises(ValueError, match="nflows_spline_coupling: tails must be 'linear'; got None"):
+        importers.nflows_spline_coupling({}, nn.Identity())
+    with pytest.raises(ValueError, match="without context"):
+        importers.normflows_residual_net({"blocks.0.context_layer.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="net_actnorm"):
         importers.normflows_conv_net({"net.1.actNorm.s": torch.zeros(1)})

@@ -24,6 +24,7 @@ class TestAffineCoupling(OpSuite):
             {"x": (2, 3, 5, 4), "params": (2, 6, 5, 4)},
             {"mask": CHECKERBOARD.expand(3, 5, 4)},
         ),
+        Case("all-channels", affine_coupling, {"x": (4, 7), "params": (4, 14)}, {"scale": "tanh", "inverse": True}),
         Case("wide", affine_coupling, {"x": (2, 70, 3, 2), "params": (2, 70, 3, 2)}, {"scale": "exp"}),
     ]
 
@@ -138,7 +139,7 @@ def test_compiled_code_may_view_outputs_of_any_order(channels, order):
             {},
             "params must be of 2 [*] C_b channels .* got .8, 7, 4, 4. .x is .8, 6, 4, 4..",
         ),
-        ((8, 6, 4, 4), (8, 12, 4, 4), {}, "params .* 0 < C_b < C"),
+        ((8, 6, 4, 4), (8, 14, 4, 4), {}, "params .* 0 < C_b <= C"),
         ((8, 6, 4, 4), (7, 6, 4, 4), {}, "params must be"),
         ((8,), (8,), {}, "x must be"),
         ((8, 6), (8, 6), {"scale": "relu"}, "scale must be one of .*got 'relu'"),

@@ -223,3 +223,18 @@ def test_under_vmap_every_key_draws_its_own_noise():
 def test_errors_name_the_argument(call, error, text):
     with pytest.raises(error, match=text):
         call(torch.zeros(2, 3, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.05])
+def test_given_noise_takes_the_place_of_what_would_be_drawn(alpha: float | None) -> None:
+    x, u = torch.arange(12).reshape(3, 4), random.uniform(random.key(2), (3, 4))
+    drawn, given = dequantize(x, 12, alpha=alpha, key=random.key(2)), dequantize(x, 12, alpha=alpha, noise=u)
+    torch.testing.assert_close(given, drawn)
+    u = u.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda u: dequantize(x, 12, alpha=alpha, noise=u, dtype=torch.float64), u)
+    for edge in (torch.zeros(3, 4), torch.ones(3, 4)):
+        assert torch.equal(quantize(dequantize(x, 12, alpha=alpha, noise=edge)[0], 12, alpha=alpha).long(), x)
+    with pytest.raises(ValueError, match="noise must be alone, without key or generator"):
+        dequantize(x, 12, noise=u, key=random.key(2))
+    with pytest.raises(ValueError, match="noise must be of the shape of x .3, 4."):
+        dequantize(x, 12, noise=u[:2])

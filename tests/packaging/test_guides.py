@@ -11,21 +11,23 @@ import pytest
 from tree import ROOT, copy_tree, succeed
 
 GUIDE, README = ROOT / "docs/adding_an_op.md", ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_the_readme_example_prints_what_it_says():
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "text")], ids=lambda page: page.name)
+def test_an_example_prints_what_it_says(page):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        for code in blocks(README, "python"):
-            exec(compile(code, str(README), "exec"), {})
-    assert printed.getvalue() == "".join(blocks(README, "text"))
+        for code in blocks(page, "python"):
+            exec(compile(code, str(page), "exec"), {})
+    assert printed.getvalue() == "".join(blocks(page, "text"))
 
 
-@pytest.mark.parametrize("page", [README, GUIDE], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_targets_and_links_exist(page):
     text = page.read_text()
     for target in set(re.findall(r"\bmake (\w+)(?= |$|`)", "\n".join(blocks(page, "sh")))):

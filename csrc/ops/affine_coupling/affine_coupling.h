@@ -18,7 +18,7 @@ struct Scaling {
 };
 
 template <Scale scale, typename T>
-GENKERN_INLINE Scaling<T> scaling(T s, T bound) {
+GENKERN_HD Scaling<T> scaling(T s, T bound) {
   if constexpr (scale == Scale::exp) {
     return {exp(s), exp(-s), T(1), s, T(0)};
   } else if constexpr (scale == Scale::tanh) {

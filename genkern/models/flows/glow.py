@@ -7,7 +7,9 @@ Gaussian that the other half predicts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from ...nn import (
     Squeeze,
     Unsqueeze,
 )
+from ...nn.flows.conditioners import at_every_site, conditioned
 from ._base import FlowModel, check_halvings
 
 
@@ -37,6 +40,9 @@ class Config:
     conv: str = "plu"  # or "free": section 3.2
     dropout: float = 0.0  # in the coupling networks
     alpha: float | None = None  # of a logit transform of the pixels
+    classes: int | None = None  # a Gaussian prior for each label
+    context: int | None = None  # numbers that the networks see: of the label's embedding, or the caller's
+    dequantization: str = "uniform"  # or "variational"
     policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
 
@@ -44,15 +50,19 @@ class Config:
 class ZeroConv(nn.Module):
     """A 3x3 convolution that starts at zero, with a learned gain e^{3 g} of each channel."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, context: int | None = None):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        self.projection = None if context is None else nn.Linear(context, outputs, bias=False)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
         self.log_gain = nn.Parameter(torch.zeros(outputs, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) * torch.exp(3 * self.log_gain)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.conv(x)
+        if self.projection is not None:
+            h = h + at_every_site(self.projection, context, x.dim())
+        return h * torch.exp(3 * self.log_gain)
 
 
 def coupling_network(inputs: int, outputs: int, config: Config) -> nn.Module:
@@ -62,28 +72,30 @@ def coupling_network(inputs: int, outputs: int, config: Config) -> nn.Module:
         nn.init.normal_(conv.weight, std=0.05)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     relu, drop = nn.ReLU(inplace=True), nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
-    return nn.Sequential(first, relu, centre, relu, drop, ZeroConv(config.hidden, outputs))
+    layers = [first, relu, centre, relu, drop, ZeroConv(config.hidden, outputs)]
+    return conditioned(layers, config.hidden, config.context)
+
+
+def coupling(channels: int, config: Config) -> Flow:
+    passive, active = channels - channels // 2, channels // 2
+    if config.coupling == "affine":
+        return AffineCoupling(coupling_network(passive, 2 * active, config), scale="sigmoid")
+    return AdditiveCoupling(coupling_network(passive, active, config))
 
 
 def step(channels: int, config: Config) -> Flow:
     """One step of flow (figure 2a); the activation normalisation is folded into the convolution that follows it."""
-    passive, active = channels - channels // 2, channels // 2
-    coupling: Flow
-    if config.coupling == "affine":
-        coupling = AffineCoupling(coupling_network(passive, 2 * active, config), scale="sigmoid")
-    else:
-        coupling = AdditiveCoupling(coupling_network(passive, active, config))
-    return FlowSequential(InvertibleConv1x1(channels, config.conv, actnorm=True), coupling)
+    return FlowSequential(InvertibleConv1x1(channels, config.conv, actnorm=True), coupling(channels, config))
 
 
-def level(channels: int, scales: int, config: Config) -> Flow:
+def level(channels: int, scales: int, config: Any, step: Callable[[int, Any], Flow] = step) -> Flow:
     """Squeeze and K steps; half of the channels leave as latents, the others go on to the next level (figure 2b)."""
     channels = 4 * channels
     if scales == 1:
         leave: Flow = ChannelAffine(channels)  # the last latents: a learned mean and deviation of each channel
     else:
         kept, left = channels - channels // 2, channels // 2
-        leave = Split(ZeroConv(kept, 2 * left), level(kept, scales - 1, config))
+        leave = Split(ZeroConv(kept, 2 * left, config.context), level(kept, scales - 1, config, step))
     steps = (step(channels, config) for _ in range(config.steps))
     return FlowSequential(Squeeze(), *steps, leave, Unsqueeze(), policy=config.policy, every=config.every)
 

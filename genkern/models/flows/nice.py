@@ -10,11 +10,18 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch import nn
 
-from ... import ops, random
-from ...nn import AdditiveCoupling, ChannelAffine, Flatten, FlowSequential
+from ...nn import (
+    AdditiveCoupling,
+    ChannelAffine,
+    ClassConditionalGaussian,
+    Flatten,
+    FlowSequential,
+    StandardLogistic,
+    StandardNormal,
+)
+from ...nn.flows.conditioners import conditioned
 from ._base import FlowModel
 
 
@@ -27,6 +34,8 @@ class Config:
     layers: int = 5  # hidden layers of a coupling network
     prior: str = "logistic"  # or "gaussian"
     alpha: float | None = None  # of a logit transform of the pixels
+    classes: int | None = None  # a Gaussian prior for each label, where the prior is Gaussian
+    context: int | None = None  # numbers that the networks see: of the label's embedding, or the caller's
     policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
 
@@ -38,7 +47,7 @@ def coupling_network(size: int, config: Config) -> nn.Module:
     last = nn.Linear(sizes[-1], size)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, last)
+    return conditioned([*layers, last], sizes[1], config.context)
 
 
 class NICE(FlowModel):
@@ -51,7 +60,14 @@ class NICE(FlowModel):
         size = math.prod(config.shape)
         if size < 2:
             raise ValueError(f"NICE: a sample must have 2 numbers or more; got shape={config.shape}.")
-        self.latent_shape = (size,)
+        if config.prior == "logistic":
+            self.prior = StandardLogistic((size,))
+            if config.classes is not None and not config.context:
+                raise ValueError("NICE: classes need context, or prior='gaussian'; a logistic prior sees no label.")
+        elif config.classes is None:
+            self.prior = StandardNormal((size,))
+        else:
+            self.prior = ClassConditionalGaussian((size,), config.classes)
         odd = torch.arange(size) % 2 == 1
         couplings = (
             AdditiveCoupling(coupling_network(size, config), mask=odd if i % 2 else ~odd)
@@ -64,16 +80,6 @@ class NICE(FlowModel):
             policy=config.policy,
             every=config.every,
         )
-
-    def prior_log_prob(self, z: Tensor) -> Tensor:
-        if self.config.prior == "gaussian":
-            return ops.gaussian_log_prob(z)
-        return -(softplus(z) + softplus(-z)).sum(1)
-
-    def prior_sample(self, n: int, *, key: Tensor, sample_offset: int = 0) -> Tensor:
-        if self.config.prior == "gaussian":
-            return super().prior_sample(n, key=key, sample_offset=sample_offset)
-        return random.uniform(key, (n, *self.latent_shape), dtype=self.dtype, sample_offset=sample_offset).logit()
 
 
 PRESETS = {

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ...nn import AffineCoupling, Flow, FlowBatchNorm, FlowSequential, Split, Squeeze, Unsqueeze, checkerboard
+from ...nn.flows.conditioners import conditioned
 from ._base import FlowModel, check_halvings
 
 
@@ -26,6 +27,9 @@ class Config:
     blocks: int = 8  # residual blocks of a coupling network; hidden layers, on vectors
     batch_norm: bool = True
     alpha: float | None = 0.05  # of the logit transform of the pixels (section 4.1)
+    classes: int | None = None  # a Gaussian prior for each label
+    context: int | None = None  # numbers that the networks see: of the label's embedding, or the caller's
+    dequantization: str = "uniform"  # or "variational"
     policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
 
@@ -60,14 +64,14 @@ def residual_network(inputs: int, outputs: int, hidden: int, config: Config) -> 
     blocks = (ResidualBlock(hidden, config.batch_norm) for _ in range(config.blocks))
     first = weight_norm(nn.Conv2d(inputs, hidden, 3, padding=1))
     last = weight_norm(nn.Conv2d(hidden, 2 * outputs, 1))
-    return nn.Sequential(first, *blocks, nn.ReLU(), last, BoundedScale(outputs))
+    return conditioned([first, *blocks, nn.ReLU(), last, BoundedScale(outputs)], hidden, config.context)
 
 
 def mlp(inputs: int, outputs: int, config: Config) -> nn.Module:
     """Raw scale and shift of ``outputs`` numbers from a perceptron."""
     sizes = [inputs] + [config.hidden] * config.blocks
     layers = [f for a, b in zip(sizes, sizes[1:], strict=False) for f in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], 2 * outputs))
+    return conditioned([*layers, nn.Linear(sizes[-1], 2 * outputs)], sizes[1], config.context)
 
 
 def normalised(coupling: Flow, channels: int, config: Config) -> list[Flow]:

@@ -4,17 +4,20 @@ from .attention import SparseSelfAttention, attention_pattern, sparse_attention
 from .cached import cached, is_traceable, stack_of
 from .causality import Causality, check_causality
 from .gated import GatedMaskedConv2d
+from .made import MADE, MaskedLinear
 from .masked import CausalConv1d, MaskedConv2d, VerticalConv2d, sub_pixel_of
 from .recurrent import DiagonalBiLSTM, RowLSTM
 from .sampling import jacobi, naive
 from .tracing import Untraceable
 
 __all__ = [
+    "MADE",
     "Causality",
     "CausalConv1d",
     "DiagonalBiLSTM",
     "GatedMaskedConv2d",
     "MaskedConv2d",
+    "MaskedLinear",
     "RowLSTM",
     "SparseSelfAttention",
     "Untraceable",

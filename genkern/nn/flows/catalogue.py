@@ -13,14 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from ...ops._library import OPS
+from ..autoregressive import MADE
 from ..memory import bytes_saved
 from .actnorm import ActNorm, ChannelAffine
+from .autoregressive import InverseAutoregressive, MaskedAutoregressive
 from .batch_norm import FlowBatchNorm
+from .continuous import CNF
 from .conv1x1 import InvertibleConv1x1
 from .coupling import AdditiveCoupling, AffineCoupling
+from .emerging import AutoregressiveConv2d, EmergingConv2d
 from .flow import Flow
+from .lipschitz import LipSwish, SpectralLinear
+from .periodic import PeriodicConv2d
+from .permutation import Householder, Permutation
+from .planar import Planar, Radial
+from .residual import ExactLogDet, ResidualFlow
+from .spline import ElementwiseSpline, SplineCoupling
 from .split import Split
 from .squeeze import Flatten, Squeeze, Unsqueeze
+from .sylvester import Sylvester
+from .velocity import VelocityNetwork
 
 PICTURE, VECTOR = (6, 4, 4), (6,)
 
@@ -78,6 +90,10 @@ class Entry:
         return torch.randn(batch, *self.checks["context"], generator=torch.Generator().manual_seed(1))
 
 
+def residual_network(size: int) -> nn.Module:
+    return nn.Sequential(SpectralLinear(size, 8, bound=0.8), LipSwish(), SpectralLinear(8, size, bound=0.8))
+
+
 CATALOGUE: list[Entry] = [
     Entry(
         "AdditiveCoupling",
@@ -127,6 +143,29 @@ CATALOGUE: list[Entry] = [
         lambda: InvertibleConv1x1(6, "free"),
         ops=("lu_inverse", "plu_weight"),
     ),
+    Entry(
+        "AutoregressiveConv2d",
+        "y = W * x, k x k, W masked to see what is before a pixel (or after it)",
+        "closed form: a triangular solve along the wavefront, in one call",
+        "HW Σ ln d: O(C)",
+        lambda: AutoregressiveConv2d(6),
+        ops=("autoregressive_solve",),
+    ),
+    Entry(
+        "EmergingConv2d",
+        "y = W₂ * W₁ * (P x), k x k of opposite orders on a 1x1",
+        "closed form: two triangular solves and P⁻¹",
+        "HW (ln|det P| + Σ ln d₁ d₂): O(C)",
+        lambda: EmergingConv2d(6),
+        ops=("autoregressive_solve", "lu_inverse", "plu_weight"),
+    ),
+    Entry(
+        "PeriodicConv2d",
+        "y = W * x on a torus, k x k",
+        "closed form: a linear solve at each frequency",
+        "Σ_f ln|det Ŵ_f|: O(HW C³)",
+        lambda: PeriodicConv2d(6),
+    ),
     Entry("Squeeze", "[C, H, W] → [4C, H/2, W/2]", "closed form", "0", Squeeze, ops=("squeeze",)),
     Entry("Unsqueeze", "[4C, H, W] → [C, 2H, 2W]", "closed form", "0", Unsqueeze, (8, 2, 2), ops=("squeeze",)),
     Entry("Flatten", "[C, H, W] → [D]", "closed form", "0", lambda: Flatten(PICTURE)),
@@ -137,6 +176,95 @@ CATALOGUE: list[Entry] = [
         "-Σ ln σ: O(D)",
         lambda: Split(nn.Conv2d(3, 6, 1)),
         ops=("affine_coupling",),
+    ),
+    Entry(
+        "CNF",
+        "dz/dt = f(z, t) from z(0) = x to z(1)",
+        "the same equation from 1 to 0, to the solver's tolerance",
+        "∫ tr ∂f/∂z dt: at each evaluation D vector-Jacobian products, or one (estimated)",
+        lambda: CNF(VelocityNetwork(VECTOR, hidden=6, layers=1), divergence="exact", solver="rk4", steps=8),
+        VECTOR,
+        derivatives="first; higher ones through the solver",
+        checks={"round_trip": (1e-8, 1e-5), "compiles": False},
+    ),
+    Entry(
+        "SplineCoupling",
+        "y_b = a monotone rational-quadratic spline of x_b with K bins, all its knots and slopes of x_a",
+        "closed form",
+        "Σ ln dy/dx: O(D)",
+        lambda: SplineCoupling(nn.Conv2d(3, 3 * 23, 1)),
+        ops=("rational_quadratic_spline",),
+    ),
+    Entry(
+        "ElementwiseSpline",
+        "y = a learned monotone spline of x, one for each position",
+        "closed form",
+        "Σ ln dy/dx: O(D)",
+        lambda: ElementwiseSpline(VECTOR),
+        VECTOR,
+        ops=("rational_quadratic_spline",),
+    ),
+    Entry(
+        "MaskedAutoregressive",
+        "z_d = T(x_d; p_d(x_<d)): affine, or any elementwise transform",
+        "closed form; each hidden unit of the MADE computed once, in one call",
+        "Σ ln |T'|: O(D)",
+        lambda: MaskedAutoregressive(MADE(6, 8, outputs=2, context=2, activation="tanh", order="random")),
+        VECTOR,
+        ops=("affine_coupling", "made_inverse"),
+        checks={"context": (2,)},
+    ),
+    Entry(
+        "InverseAutoregressive",
+        "x_d = T(z_d; p_d(z_<d)) solved for z, gated affine: σ z + (1 - σ) m",
+        "closed form; density by the recursion in one call",
+        "-Σ ln σ: O(D)",
+        lambda: InverseAutoregressive(MADE(6, (8, 8, 8), outputs=2, residual=True, activation="tanh")),
+        VECTOR,
+        ops=("affine_coupling", "made_inverse"),
+    ),
+    Entry("Permutation", "y_c = x_π(c)", "closed form", "0", lambda: Permutation(6, "random")),
+    Entry(
+        "Householder",
+        "y = Q x at every site, Q = Π (I - 2 v vᵀ)",
+        "closed form, Qᵀ",
+        "0",
+        lambda: Householder(6),
+    ),
+    Entry(
+        "Planar",
+        "y = x + u' tanh(w·x + b), with w·u' = softplus(w·u) - 1",
+        "a monotone root in w·x, by Newton's method in a bracket, to the last bit",
+        "ln(t² + (1 - t²) softplus(w·u)), t = tanh(w·x + b): O(D)",
+        lambda: Planar(6),
+        VECTOR,
+        ops=("planar",),
+    ),
+    Entry(
+        "Radial",
+        "y = x + β (x - x₀) / (α + r), with r = ‖x - x₀‖ and β > -α",
+        "closed form, a quadratic in r",
+        "(D - 1) ln(1 + β / (α + r)) + ln(1 + αβ / (α + r)²): O(D)",
+        lambda: Radial(6),
+        VECTOR,
+        ops=("radial",),
+    ),
+    Entry(
+        "Sylvester",
+        "y = x + Q R tanh(R̃ Qᵀ x + b), R and R̃ triangular, Q orthogonal",
+        "back substitution, a monotone root for each of M unknowns",
+        "Σ ln(1 + (1 - t²) r r̃): O(M)",
+        lambda: Sylvester(6, 3),
+        VECTOR,
+    ),
+    Entry(
+        "ResidualFlow",
+        "y = x + g(x), Lip(g) < 1",
+        "fixed point, to a tolerance or an error; gradients by the implicit function",
+        "exact: D products; else Hutchinson's trace of a series, unbiased by a roulette, with the Neumann gradient",
+        lambda: ResidualFlow(residual_network(3), log_det=ExactLogDet()),
+        (3,),
+        derivatives="first, second; with an estimate, and through the inverse: first",
     ),
 ]
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
+from .conditioners import call
 from .flow import Flow
 
 
@@ -30,8 +31,7 @@ class _Coupling(Flow):
         return x[:, active:] if self.flip else x[:, : x.shape[1] - active]
 
     def parameters_for(self, x: Tensor, context: Tensor | None) -> Tensor:
-        passive = self.passive(x)
-        return self.network(passive) if context is None else self.network(passive, context)
+        return call(self.network, self.passive(x), context)
 
     def mask_for(self, x: Tensor) -> Tensor | None:
         if self.mask is None:

@@ -26,6 +26,9 @@ class Flow(nn.Module):
     initializes_from_data = False
     """Whether the layer's parameters are set from the first batch that it sees in training."""
 
+    draws_noise = False
+    """Whether the log-determinant is an estimate; see `genkern.nn.flows.replay.noise_of`."""
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} does not define forward.")
 

@@ -61,6 +61,27 @@ class RandomStates:
             torch.cuda.set_rng_state(state[1], self.device)
 
 
+@contextmanager
+def noise_of(flow: nn.Module, key: Tensor | None, sample_offset: int = 0) -> Iterator[None]:
+    """What the layers inside draw to estimate a log-determinant follows from the key; other flows run as ever.
+
+    Such layers set ``draws_noise`` and draw by ``random.key_from()``, counting samples from their ``sample_offset``:
+    from torch's generator, which is what a second run in the backward pass sets back.
+    """
+    noisy = [layer for layer in flow.modules() if getattr(layer, "draws_noise", False)]
+    for layer in noisy:
+        layer.sample_offset = sample_offset  # type: ignore[assignment]
+    if not noisy or key is None:
+        yield
+        return
+    seed = int(key) % 2**63
+    with RandomStates(key.device).forked():
+        torch.default_generator.manual_seed(seed)
+        if key.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
 def updates_statistics(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Modules that move running statistics (the batch norms) when they run in training mode."""
     inner = (m for module in modules for m in module.modules())

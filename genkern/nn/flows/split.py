@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
+from .conditioners import call
 from .flow import Flow, Inverses, hand_out, no_volume
 
 
@@ -21,9 +22,9 @@ class Split(Flow):
     and a reconstruction exact.
 
     Args:
-        prior: from the first half ``[B, C - C // 2, *]`` to log-deviation and mean, ``[B, 2 * (C // 2), *]``; None for
-            a fixed standard normal.
-        rest: a flow that keeps the shape of the first half; None for the identity.
+        prior: from the first half ``[B, C - C // 2, *]`` (and the context, if there is one) to log-deviation and mean,
+            ``[B, 2 * (C // 2), *]``; None for a fixed standard normal.
+        rest: a flow that keeps the shape of the first half, and sees the context; None for the identity.
 
     Dinh et al. 2017 (arXiv:1605.08803), eq. 14-16; the learned prior as in Kingma & Dhariwal 2018 (arXiv:1807.03039).
     """
@@ -36,7 +37,7 @@ class Split(Flow):
         self, x: Tensor, context: Tensor | None = None, *, log_abs_dets: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         kept = x.shape[1] - x.shape[1] // 2
-        z, log_det = self._standardise(x, x[:, :kept], inverse=True)
+        z, log_det = self._standardise(x, x[:, :kept], context, inverse=True)
         if self.rest is None:
             return z, log_det
         (share,) = hand_out(log_abs_dets, [len(self.free_weights())], "log_abs_dets")
@@ -47,17 +48,17 @@ class Split(Flow):
         self, z: Tensor, context: Tensor | None = None, *, inverses: Inverses | None = None
     ) -> tuple[Tensor, Tensor]:
         if self.rest is None:
-            return self._standardise(z, z[:, : z.shape[1] - z.shape[1] // 2], inverse=False)
+            return self._standardise(z, z[:, : z.shape[1] - z.shape[1] // 2], context, inverse=False)
         kept = z.shape[1] - z.shape[1] // 2
         (share,) = hand_out(inverses, [len(self.matrices())], "inverses")
         x_a, log_det_rest = self.rest.inverse(z[:, :kept], context, **share)
-        x, log_det = self._standardise(torch.cat([x_a, z[:, kept:]], 1), x_a, inverse=False)
+        x, log_det = self._standardise(torch.cat([x_a, z[:, kept:]], 1), x_a, context, inverse=False)
         return x, log_det + log_det_rest
 
-    def _standardise(self, x: Tensor, x_a: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    def _standardise(self, x: Tensor, x_a: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         if self.prior is None:
             return x, no_volume(x)
-        return ops.affine_coupling(x, self.prior(x_a), scale="exp", inverse=inverse)
+        return ops.affine_coupling(x, call(self.prior, x_a, context), scale="exp", inverse=inverse)
 
     def free_weights(self) -> list[Tensor]:
         return [] if self.rest is None else self.rest.free_weights()

@@ -49,7 +49,7 @@ def affine_coupling(
     ============= =============================== ==========================================
 
     Args:
-        x: input, ``[B, C, *]``; the last ``C_b`` channels are transformed, the others pass unchanged.
+        x: input, ``[B, C, *]``; the last ``C_b <= C`` channels are transformed, the others pass unchanged.
         params: raw scale and shift, ``[B, 2 * C_b, *]``.
         mask: ``[C, *]``, true where an element passes unchanged (checkerboards); then ``C_b = C``.
         scale: ``"exp"``, ``"tanh"`` or ``"sigmoid"``.
@@ -132,8 +132,8 @@ def _check_shapes(op: str, name: str, x: Tensor, params: Tensor, mask: Tensor | 
     check(fits, op, name, "[B, C', *] with the B and * of x", (shape, "x is", x.shape))
     prefix = "" if times == 1 else f"{times} * "
     if mask is None:
-        fits = shape[1] % times == 0 and 0 < shape[1] // times < x.shape[1]
-        check(fits, op, name, f"of {prefix}C_b channels for some 0 < C_b < C", (shape, "x is", x.shape))
+        fits = shape[1] % times == 0 and 0 < shape[1] // times <= x.shape[1]
+        check(fits, op, name, f"of {prefix}C_b channels for some 0 < C_b <= C", (shape, "x is", x.shape))
         return
     check(
         shape[1] == times * x.shape[1],

@@ -68,7 +68,7 @@ def _forward(x, params, mask, y, log_det, batch, channels, active, sites, active
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # [ROWS, 1]
     e = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)[None, :]  # [1, TILE]
 
-    c, s = _site(e, channels - active, sites, CHANNELS_INNER)
+    c, s = _site(e, tl.maximum(channels - active, 1), sites, CHANNELS_INNER)
     keep = (b < batch) & (e < (channels - active) * sites)
     c += passive_from
     tl.store(y + b * yb + c * yc + s * ys, tl.load(x + b * xb + c * xc + s * xs, keep), keep)
@@ -96,7 +96,7 @@ def _backward(grad_y, grad_log_det, x, params, mask, grad_x, grad_params, batch,
     b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # [ROWS, 1]
     e = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)[None, :]  # [1, TILE]
 
-    c, s = _site(e, channels - active, sites, CHANNELS_INNER)
+    c, s = _site(e, tl.maximum(channels - active, 1), sites, CHANNELS_INNER)
     keep = (b < batch) & (e < (channels - active) * sites)
     c += passive_from
     tl.store(grad_x + b * yb + c * yc + s * ys, tl.load(grad_y + b * gb + c * gc + s * gs, keep), keep)

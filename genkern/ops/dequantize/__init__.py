@@ -10,14 +10,15 @@ from torch import Tensor
 from .._checks import KERNEL_DTYPES, check, check_floating
 from .._library import LIBRARY, Op, define_op, wide_dtype
 from ..random import key_from
-from . import noise, reference
+from . import noise as drawn
+from . import reference
 
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 MOST_LEVELS = 65536
 
 _dequantize = define_op(
     "dequantize",
-    noise.dequantize,
+    drawn.dequantize,
     schema="(Tensor x, Tensor key, int levels, float? alpha, float margin, ScalarType dtype, SymInt sample_offset)"
     " -> (Tensor, Tensor)",
 )
@@ -39,6 +40,7 @@ def dequantize(
     alpha: float | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
     sample_offset: int = 0,
     dtype: torch.dtype = torch.float32,
     impl: str = "auto",
@@ -62,6 +64,8 @@ def dequantize(
         alpha: :math:`\alpha` in ``[0, 0.5)``: 0.05 for natural images, 1e-6 for MNIST (None: no logits).
         key: of the noise, from `genkern.random`; None: one is drawn from ``generator``.
         generator: None: the default generator of the device of ``x``.
+        noise: :math:`u` like ``x`` in [0, 1], in place of what would be drawn (learned noise, whose own log-density
+            is the caller's to subtract); differentiable in it, in plain PyTorch.
         sample_offset: index of the first sample, where this is a part of a larger batch.
         dtype: of the values; they are computed in float32 or wider and rounded once.
         impl: ``"auto"``, or ``"torch"`` for the definition.
@@ -72,7 +76,7 @@ def dequantize(
     Raises:
         ValueError, TypeError: if an argument cannot be used.
 
-    No derivative (of integers). CPU and CUDA draw the same noise, that of ``genkern.random.uniform(key, x.shape)``.
+    No derivative by the integers. CPU and CUDA draw the same noise, that of ``genkern.random.uniform(key, x.shape)``.
     Theis et al. 2016 (arXiv:1511.01844), section 3.1; logits of Dinh et al. 2017 (arXiv:1605.08803), section 4.1.
 
     >>> x = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8)
@@ -86,16 +90,21 @@ def dequantize(
     _check_levels("dequantize", levels, alpha)
     check(dtype in KERNEL_DTYPES, "dequantize", "dtype", "float32, float64, bfloat16 or float16", dtype, TypeError)
     check(sample_offset >= 0, "dequantize", "sample_offset", "at least 0", sample_offset)
+    margin = 0.0
+    if alpha is not None:
+        alpha = float(alpha)
+        margin = min(4 * torch.finfo(wide_dtype(dtype)).eps / (1 - 2 * alpha), 0.25 / levels)
+    if noise is not None:
+        check(key is None and generator is None, "dequantize", "noise", "alone, without key or generator", "both")
+        check_floating("dequantize", "noise", noise)
+        check(noise.shape == x.shape, "dequantize", "noise", f"of the shape of x {list(x.shape)}", noise.shape)
+        return reference.dequantize(x, noise, levels, alpha, margin, dtype)
     if key is None:
         key = key_from(generator, device=x.device)
     check(isinstance(key, Tensor), "dequantize", "key", "an int64 tensor", type(key).__name__, TypeError)
     check(key.dtype == torch.int64, "dequantize", "key", "an int64 tensor", key.dtype, TypeError)
     check(key.dim() == 0, "dequantize", "key", "one key, of shape []", key.shape)
     check(key.device == x.device, "dequantize", "key", f"on {x.device}", key.device)
-    margin = 0.0
-    if alpha is not None:
-        alpha = float(alpha)
-        margin = min(4 * torch.finfo(wide_dtype(dtype)).eps / (1 - 2 * alpha), 0.25 / levels)
     return _call(_dequantize, (x, key), (levels, alpha, margin, dtype, sample_offset), impl)
 
 

@@ -48,6 +48,13 @@ def main() -> None:
     record("nflows additive", nt.AdditiveCouplingTransform(mask, lambda i, o: Net(nn.Linear(i, o))), torch.randn(4, 5))
     record("nflows actnorm", nt.ActNorm(5), odd)
     record("nflows conv1x1", nt.OneByOneConvolution(5), odd)
+    options = {"num_bins": 5, "tails": "linear", "tail_bound": 2.0}
+    spline = nt.PiecewiseRationalQuadraticCouplingTransform
+    record("nflows spline vector", spline(mask, lambda i, o: Net(nn.Linear(i, o)), **options), torch.randn(4, 5))
+    with_own = spline(mask, lambda i, o: Net(nn.Linear(i, o)), apply_unconditional_transform=True, **options)
+    record("nflows spline vector with own splines", with_own, torch.randn(4, 5))
+    record("nflows spline picture", spline(mask, lambda i, o: Net(nn.Conv2d(i, o, 1)), **options), odd)
+    record("normflows spline", nf.flows.CoupledRationalQuadraticSpline(5, 2, 8), torch.randn(4, 5))
     save_file(tensors, str(Path(__file__).parent / "layers.safetensors"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -10,6 +12,7 @@ from ..actnorm import ActNorm
 from ..conv1x1 import InvertibleConv1x1
 from ..coupling import AdditiveCoupling, AffineCoupling
 from ..flow import Flow
+from ._splines import spline_coupling
 from ._state import State, part, set_affine
 
 
@@ -27,6 +30,39 @@ def nflows_affine_coupling(state: State, network: nn.Module, *, additive: bool =
     mask[identity] = True
     spread = SpreadFeatures(network, identity, transformed, additive=additive)
     return AdditiveCoupling(spread, mask=mask) if additive else AffineCoupling(spread, scale="exp", mask=mask)
+
+
+def nflows_spline_coupling(
+    state: State,
+    network: nn.Module,
+    *,
+    bins: int = 10,
+    bound: float = 1.0,
+    tails: str | None = None,
+    hidden: int | None = None,
+    min_bin: float = 1e-3,
+    min_slope: float = 1e-3,
+) -> Flow:
+    """An ``nflows.transforms.PiecewiseRationalQuadraticCouplingTransform``, with the names of its options here.
+
+    Args:
+        state: the transform's state dict; it may have splines for the identity features, too.
+        network: built as its ``transform_net`` was; its weights are taken from the state.
+        bins, bound, tails, min_bin, min_slope: its ``num_bins``, ``tail_bound``, ``tails``, ``min_bin_width`` and
+            ``min_derivative``. Without tails nflows takes data in [0, 1], which has no counterpart here.
+        hidden: ``hidden_features`` or ``hidden_channels`` of its ``transform_net`` where that has one, by whose root
+            nflows divides.
+
+    Raises:
+        ValueError: without tails.
+    """
+    if tails != "linear":
+        raise ValueError(f"nflows_spline_coupling: tails must be 'linear'; got {tails!r}.")
+    network.load_state_dict(part(state, "transform_net."))
+    options: dict[str, Any] = {"bins": bins, "bound": bound, "tails": tails}
+    options |= {"min_bin": min_bin, "min_slope": min_slope}
+    layers = spline_coupling(state, network, hidden, options)
+    return layers if len(list(layers)) > 1 else next(iter(layers))
 
 
 def nflows_actnorm(state: State) -> ActNorm:

@@ -12,6 +12,7 @@ from ..conv1x1 import InvertibleConv1x1
 from ..coupling import AdditiveCoupling, AffineCoupling
 from ..flow import Flow, Inverse
 from ..sequential import FlowSequential
+from ._splines import spline_coupling
 from ._state import State, part, set_affine
 
 
@@ -89,6 +90,44 @@ def normflows_conv_net(state: State, *, leaky: float = 0.0) -> nn.Sequential:
         conv.load_state_dict({"weight": state[name], "bias": state[name.removesuffix("weight") + "bias"]})
         layers += [conv, nn.LeakyReLU(leaky)]
     return nn.Sequential(*layers[:-1])
+
+
+def normflows_spline_coupling(
+    state: State, *, bins: int = 8, bound: float = 3.0, tails: str | None = "linear"
+) -> FlowSequential:
+    """A ``normflows.flows.CoupledRationalQuadraticSpline`` of vectors, without context: its network comes with it.
+
+    Splines of the one half by a network of the other, then splines of the other with parameters of their own.
+    """
+    state = part(state, "prqct.")
+    network = normflows_residual_net(part(state, "transform_net."))
+    options: dict[str, Any] = {"bins": bins, "bound": bound, "tails": tails}
+    return spline_coupling(state, network, len(state["transform_net.initial_layer.bias"]), options)
+
+
+def normflows_residual_net(state: State) -> nn.Sequential:
+    """A ``normflows.nets.ResidualNet`` (nflows has the same) with ReLU units, without context or batch norms."""
+    if any("context" in name or "batch_norm" in name for name in state):
+        raise ValueError("normflows_residual_net: state must be that of a network without context and batch norms.")
+
+    def linear(name: str) -> nn.Linear:
+        outputs, inputs = state[f"{name}.weight"].shape
+        layer = nn.Linear(inputs, outputs)
+        layer.load_state_dict(part(state, f"{name}."))
+        return layer
+
+    count = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    blocks = (ReluBlock(*(linear(f"blocks.{i}.linear_layers.{j}") for j in (0, 1))) for i in range(count))
+    return nn.Sequential(linear("initial_layer"), *blocks, linear("final_layer"))
+
+
+class ReluBlock(nn.Module):
+    def __init__(self, first: nn.Module, second: nn.Module):
+        super().__init__()
+        self.branch = nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
 
 
 class ShiftFirst(nn.Module):

@@ -1,0 +1,33 @@
+"""A radial layer on 2-D toys and on 64 numbers, and one whose parameters an encoder gives for each sample."""
+
+from typing import Any
+
+import torch
+
+from genkern.ops import radial
+
+from ..registry import FORWARD, MODES, Function, Inputs, Workload, seeded, shape_name
+
+
+def workload(batch: int, size: int, each: bool = False, inverse: bool = False, **description: Any) -> Workload:
+    def make(device: torch.device, dtype: torch.dtype) -> Inputs:
+        rows = (batch,) if each else ()
+        center, alpha, beta = (seeded(shape, device, dtype) for shape in ((*rows, size), rows, rows))
+        return seeded((batch, size), device, dtype), center, alpha, beta
+
+    def run(impl: str) -> Function:
+        return lambda x, center, alpha, beta: radial(x, center, alpha, beta, inverse=inverse, impl=impl)
+
+    kind = "each " if each else ""
+    name = f"{kind}{'inverse ' if inverse else ''}{shape_name((batch, size))}"
+    return Workload(name, make, run, modes=(FORWARD,) if inverse else MODES, **description)
+
+
+WORKLOADS = [
+    workload(4096, 2),
+    workload(4096, 64),
+    workload(4096, 64, each=True),
+    workload(4096, 2, inverse=True),
+    workload(4096, 64, inverse=True),
+    workload(4, 8, launch=True),
+]

@@ -1,0 +1,214 @@
+"""Residual flows: the estimates, their gradients, what they keep in memory, and the inverse."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from genkern.nn import (
+    ActNorm,
+    ExactLogDet,
+    FlowSequential,
+    LipSwish,
+    PowerSeries,
+    ResidualFlow,
+    RussianRoulette,
+    SpectralConv2d,
+    SpectralLinear,
+)
+from genkern.nn.flows.residual import estimated, exact, log_det_of_one_plus
+from genkern.nn.memory import bytes_saved
+from genkern.testing import check_flow
+
+
+def network(size: int = 4, hidden: int = 8, bound: float = 0.7, scale: float = 3.0) -> nn.Module:
+    torch.manual_seed(0)
+    first, last = SpectralLinear(size, hidden, bound=bound), SpectralLinear(hidden, size, bound=bound)
+    with torch.no_grad():
+        first.weight.mul_(scale), last.weight.mul_(scale)
+    return nn.Sequential(first, LipSwish(), last).double().eval()
+
+
+def data(batch: int = 3, size: int = 4) -> Tensor:
+    return torch.randn(batch, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def every_direction(x: Tensor) -> list[Tensor]:
+    """Vectors whose average of v vᵀ is the identity: with them an average of estimates is an exact trace."""
+    size = x.shape[1]
+    return [math.sqrt(size) * torch.eye(size, dtype=x.dtype)[i].expand_as(x) for i in range(size)]
+
+
+def test_the_series_of_exact_traces_converges_to_the_log_det() -> None:
+    g, x = network(), data()
+    truth = exact(g, x)[1]
+    errors = []
+    for terms in (2, 8, 40):
+        found = torch.stack([estimated(g, x, None, v, [1.0] * terms)[1] for v in every_direction(x)]).mean(0)
+        errors.append((found - truth).abs().max().item())
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-8
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 6, [1.0, 1.0, 1.0, 2.0, 4.0]])
+def test_the_neumann_gradient_is_that_of_the_series(weights: list[float]) -> None:
+    """Of sum_k (-1)^(k+1) c_k tr(J^k) / k, by autograd through the whole Jacobian, for each sample's own weight."""
+    g, x = network(), data().requires_grad_()
+    leaves = [x, *g.parameters()]
+    share = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+
+    value = g(x)
+    rows = [torch.autograd.grad(value[:, i].sum(), x, create_graph=True)[0] for i in range(4)]
+    jacobian, power, series = torch.stack(rows, 1), torch.eye(4, dtype=x.dtype).expand(3, 4, 4), 0.0
+    for k, weight in enumerate(weights, 1):
+        power = power @ jacobian
+        series = series + (-1) ** (k + 1) * weight / k * power.diagonal(dim1=1, dim2=2).sum(1)
+    wanted = torch.autograd.grad((share * series).sum(), leaves, materialize_grads=True)  # the last bias has none
+
+    log_det = torch.stack([estimated(g, x, None, v, weights)[1] for v in every_direction(x)]).mean(0)
+    assert_close(log_det, series)
+    found = torch.autograd.grad((share * log_det).sum(), leaves, materialize_grads=True)
+    for grad, expected in zip(found, wanted, strict=True):
+        assert_close(grad, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_every_sample_has_its_own_weight_in_the_gradient() -> None:
+    g, x, v = network(), data(), torch.randn(3, 4, dtype=torch.float64)
+    parameters = list(g.parameters())
+    alone = [
+        torch.autograd.grad(estimated(g, x[i : i + 1], None, v[i : i + 1], [1.0] * 5)[1].sum(), parameters)
+        for i in range(3)
+    ]
+    share = [1.0, 0.0, -3.0]
+    together = estimated(g, x, None, v, [1.0] * 5)[1] @ torch.tensor(share, dtype=torch.float64)
+    for i, grad in enumerate(torch.autograd.grad(together, parameters)):
+        assert_close(grad, sum(s * grads[i] for s, grads in zip(share, alone, strict=True)))
+
+
+def test_the_roulette_has_no_bias() -> None:
+    """The expectation over the number of terms, summed with its probabilities, is the whole series."""
+    g, x, v = network(), data(), torch.randn(3, 4, dtype=torch.float64)
+    roulette, whole = RussianRoulette(terms=2, p=0.5), estimated(g, x, None, v, [1.0] * 44)[1]
+    mean = torch.zeros_like(whole)
+    for more in range(1, 40):
+        weights = [1.0] * roulette.terms + [(1 - roulette.p) ** -k for k in range(more)]
+        mean += roulette.p * (1 - roulette.p) ** (more - 1) * estimated(g, x, None, v, weights)[1]
+    assert_close(mean, whole, rtol=1e-6, atol=1e-8)
+    torch.manual_seed(0)
+    lengths = torch.tensor([float(len(roulette.weights(None))) for _ in range(4000)])
+    assert abs(lengths.mean() - 4) < 0.1 and lengths.min() == 3
+    assert roulette.weights(None)[:4] in ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 2.0])
+
+
+def test_memory_is_flat_in_the_number_of_terms() -> None:
+    x = torch.randn(16, 6, 8, 8)
+    g = nn.Sequential(SpectralConv2d(6, 64, 3, (8, 8)), LipSwish(), SpectralConv2d(64, 6, 3, (8, 8)))
+    saved = []
+    for terms in (1, 4, 16):
+        layer = ResidualFlow(g, log_det=PowerSeries(terms))
+        saved.append(bytes_saved(layer, x) / (x.numel() * 4))
+    assert saved[0] == saved[1] == saved[2] <= 3.01  # x, v and the Neumann vector
+
+
+@pytest.mark.parametrize("policy", ["store", "checkpoint", "invert"])
+def test_estimates_are_the_same_under_every_memory_policy(policy: str) -> None:
+    torch.manual_seed(0)
+    flow = FlowSequential(
+        *(layer for _ in range(3) for layer in (ActNorm(4), ResidualFlow(network(), log_det=RussianRoulette()))),
+        policy=policy, every=4,
+    ).double().train()  # fmt: skip
+    flow.initialize(data(8))
+    plain = copy.deepcopy(flow)
+    plain.policy = "store"
+    for candidate in (flow, plain):
+        torch.manual_seed(5)
+        z, log_det = candidate(data(8).requires_grad_())
+        (z.square().sum() - (log_det * torch.arange(8)).sum()).backward()
+    for left, right in zip(flow.parameters(), plain.parameters(), strict=True):
+        assert_close(left.grad, right.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_the_exact_log_det_of_pictures_and_vectors_is_that_of_the_jacobian() -> None:
+    torch.manual_seed(0)
+    conv = nn.Sequential(SpectralConv2d(2, 4, 3, (2, 3)), nn.ELU(), SpectralConv2d(4, 2, 3, (2, 3)))
+    check_flow(ResidualFlow(conv, log_det=ExactLogDet()), (2, 2, 3), second_order=False)
+    jacobian = 0.3 * torch.randn(5, 2, 2, dtype=torch.float64)
+    wanted = torch.linalg.slogdet(torch.eye(2, dtype=torch.float64) + jacobian).logabsdet
+    assert_close(log_det_of_one_plus(jacobian), wanted)
+
+
+def test_a_layer_with_estimates_passes_what_estimates_can() -> None:
+    check_flow(ResidualFlow(network()), (4,), exact=False, second_order=False, compiles=False)
+
+
+def test_evaluation_is_a_function_with_a_known_error() -> None:
+    layer = ResidualFlow(network(), noise="gaussian").double().eval()
+    x = data(6)
+    assert torch.equal(layer(x)[1], layer(x)[1])
+    mean, error = layer.error_of(x, draws=200)
+    truth = exact(layer.network, x)[1]
+    assert ((mean - truth).abs() <= 5 * error + 1e-3).all() and (error > 0).all()
+    assert layer.draw == 0 and len(layer.evaluation.weights(0)) > 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_inverse_is_reached_or_says_by_how_much_not(dtype: torch.dtype) -> None:
+    layer = ResidualFlow(network(bound=0.95), log_det=ExactLogDet()).to(dtype).eval()
+    x = data(20).to(dtype)
+    back, _ = layer.inverse(layer(x)[0])
+    assert (back - x).abs().max() < 1e3 * torch.finfo(dtype).eps
+    layer.max_iterations = 8
+    with pytest.raises(RuntimeError, match="changed by .* after 8 iterations, wanted"):
+        layer.inverse(x)
+    assert layer.inverse(x[:0])[0].shape == (0, 4)
+
+
+def test_gradients_through_the_inverse_are_those_of_the_implicit_function() -> None:
+    g = network()
+    layer = ResidualFlow(g, log_det=ExactLogDet()).double().eval()
+    z = data().requires_grad_()
+    leaves = [z, *g.parameters()]
+
+    def unrolled(z: Tensor) -> Tensor:
+        x = z
+        for _ in range(200):
+            x = z - g(x)
+        return x
+
+    cotangent = torch.randn(3, 4, dtype=torch.float64)
+    found = torch.autograd.grad(layer.inverse(z)[0], leaves, cotangent)
+    for grad, wanted in zip(found, torch.autograd.grad(unrolled(z), leaves, cotangent), strict=True):
+        assert_close(grad, wanted, rtol=1e-8, atol=1e-9)
+    x, log_det = layer.inverse(z)
+    for grad in torch.autograd.grad(x.sum() + log_det.sum(), leaves):
+        assert grad.isfinite().all()
+
+
+def test_the_context_reaches_the_network_and_has_a_gradient() -> None:
+    class Conditioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = SpectralLinear(4, 4, bound=0.5)
+
+        def forward(self, x: Tensor, context: Tensor) -> Tensor:
+            return self.inner(x).tanh() * context.sigmoid()
+
+    for estimator in (ExactLogDet(), PowerSeries(6)):
+        layer = ResidualFlow(Conditioned(), log_det=estimator).double()
+        x, context = data(), torch.randn(3, 1, dtype=torch.float64, requires_grad=True)
+        z, log_det = layer(x, context)
+        (grad,) = torch.autograd.grad(z.sum() + log_det.sum(), context, retain_graph=True)
+        assert (grad != 0).all()
+        back, _ = layer.inverse(z.detach(), context)
+        assert_close(back, x, rtol=0, atol=1e-10)
+        assert torch.autograd.grad(back.sum(), context)[0].isfinite().all()
+
+
+def test_a_second_derivative_of_an_estimate_is_refused() -> None:
+    layer, x = ResidualFlow(network()).double(), data().requires_grad_()
+    with pytest.raises(RuntimeError, match="second derivatives are not implemented .* use log_det=ExactLogDet"):
+        torch.autograd.grad(layer(x)[1].sum(), x, create_graph=True)
+    with pytest.raises(ValueError, match="noise must be 'rademacher' or 'gaussian'; got 'cauchy'"):
+        ResidualFlow(network(), noise="cauchy")
