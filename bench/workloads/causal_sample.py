@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genkern.models.autoregressive.gated_pixelcnn import Config, GatedPixelCNN
 from genkern.nn.autoregressive import cached
-from genkern.nn.autoregressive.sampling import jacobi, naive
+from genkern.nn.autoregressive.sampling import naive
 
 from ..registry import FORWARD, Function, Inputs, Rival, Workload
 
@@ -57,13 +57,9 @@ def sampling(batch: int, side: int, levels: int, layers: int, channels: int, **d
 
         return sample
 
-    def fixed_point() -> Function:
-        return lambda noise, model: jacobi(model.logits, model.draw, *_of(model, noise))[0]
-
     rivals = {
         f"{NAIVE_PIXELS} of {side * side} naive passes": Rival(some_pixels, same_values=False),
         "wavefront": Rival(front, same_values=False),
-        "jacobi": Rival(fixed_point, same_values=False),
     }
     name = f"batch {batch} of {side}x{side}, {layers} layers of {channels}"
     return Workload(name, make, run, modes=(FORWARD,), rivals=rivals, **description)

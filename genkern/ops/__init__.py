@@ -4,9 +4,11 @@ from .actnorm import actnorm
 from .affine_coupling import additive_coupling, affine_coupling
 from .autoregressive_conv import autoregressive_conv
 from .causal_sample import causal_sample
+from .concat_elu import concat_elu
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .diagonal_lstm import diagonal_lstm, row_lstm
 from .flow_batch_norm import flow_batch_norm
+from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
 from .invertible_conv1x1 import (
     fold_actnorm,
@@ -28,11 +30,13 @@ __all__ = [
     "autoregressive_conv",
     "bits_per_dim",
     "causal_sample",
+    "concat_elu",
     "dequantize",
     "diagonal_lstm",
     "flow_batch_norm",
     "fold_actnorm",
     "folded_plu_weight",
+    "gated_activation",
     "gaussian_log_prob",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",

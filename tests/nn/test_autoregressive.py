@@ -7,7 +7,6 @@ from torch.nn.functional import conv1d, conv2d, pad
 from torch.testing import assert_close
 
 from genkern import autoregressive, models, random
-from genkern.models.autoregressive._base import AutoregressiveModel
 from genkern.nn import CausalConv1d, GatedMaskedConv2d, MaskedConv2d, VerticalConv2d, check_causality
 from genkern.nn.autoregressive import stack_of, sub_pixel_of
 from genkern.nn.autoregressive.wavefront import slant, steps
@@ -176,13 +175,21 @@ def test_a_report_names_what_it_cannot_read() -> None:
         check_causality(lambda x: x[..., :2], (1, 3, 3))
 
 
-FAMILY = [name for name, preset in models.presets().items() if issubclass(preset.model, AutoregressiveModel)]
+SMALL = {name: (1, 8, 8) for name in ("pixelcnn-small", "gated-pixelcnn-small", "gated-pixelcnn-small-by-class")}
+LARGE = {
+    "pixelcnn": (3, 5, 5),
+    "gated-pixelcnn": (3, 5, 5),
+    "pixelcnn-mnist": (1, 9, 9),
+    "gated-pixelcnn-mnist": (1, 9, 9),
+}
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILY if name.endswith("-small")])
-def test_a_small_model_is_causal(name: str) -> None:
-    report = check_causality(models.build(name), inputs=24)
+@pytest.mark.parametrize(("name", "shape"), [*SMALL.items(), *LARGE.items()])
+def test_every_preset_is_causal(name: str, shape: tuple[int, int, int]) -> None:
+    report = check_causality(models.build(name, shape=shape), inputs=12, probes=1)
     assert report, report
+    blind = "gated" not in name
+    assert blind or not report.unseen
 
 
 # -- sampling any network ----------------------------------------------------------------------------------------------

@@ -74,5 +74,7 @@ def cached(
             stack.program, weights, x, noise.to(weights), free,
             levels=levels, conditions=conditions, temperature=temperature,
         )  # fmt: skip
-    options = {"levels": levels, "conditions": conditions, "free": free, "temperature": temperature, "impl": impl}
-    return causal_sample(x.int(), weights, noise, stack.code, **options).to(x.dtype)
+    return causal_sample(
+        x.int(), weights, noise, stack.code,
+        levels=levels, conditions=conditions, free=free, temperature=temperature, impl=impl,
+    ).to(x.dtype)  # fmt: skip

@@ -90,7 +90,7 @@ def check_causality(
     >>> print(check_causality(MaskedConv2d(1, 4, 3, mask="B"), (1, 4, 4)).leaks[0])
     ((0, 0, 0), (0, 0, 0))
     """
-    config = getattr(function, "config", None)
+    config: Any = getattr(function, "config", None)
     if shape is None and config is None:
         raise ValueError("check_causality: shape must be given where function is not a model with a config.")
     channels, height, width = shape if shape is not None else config.shape
@@ -132,7 +132,7 @@ def _moved(module: nn.Module, generator: torch.Generator) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             spread = 0.1 + parameter.std().item() if parameter.numel() > 1 else 0.1
-            parameter += spread * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     return module
 
 

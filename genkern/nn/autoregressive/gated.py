@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ...ops import gated_activation
 from .masked import MaskedConv2d, VerticalConv2d
 
 
 def gate(x: Tensor, condition: Tensor | None = None, link: Tensor | None = None) -> Tensor:
-    r"""``tanh(a) * sigmoid(b)`` with ``(a, b) = x + link + condition``; the condition is one vector for each sample."""
-    x = x if link is None else x + link
-    x = x if condition is None else x + condition[:, :, None, None]
-    a, b = x.chunk(2, dim=1)
-    return a.tanh() * b.sigmoid()
+    """`genkern.ops.gated_activation`, under a name at which tracing stops."""
+    return gated_activation(x, condition=condition, link=link)
 
 
 torch.fx.wrap("gate")
@@ -61,7 +61,7 @@ class GatedMaskedConv2d(nn.Module):
         if not first and in_channels != channels:
             raise ValueError(f"GatedMaskedConv2d: in_channels must be channels = {channels}; got {in_channels}.")
         self.first, self.last = first, last
-        masks = {"sub_pixels": sub_pixels, "layout": layout}
+        masks: dict[str, Any] = {"sub_pixels": sub_pixels, "layout": layout}
         self.vertical = VerticalConv2d(in_channels, 2 * channels, kernel_size, strict=first)
         self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
         size, mask = (1, kernel_size), "A" if first else "B"

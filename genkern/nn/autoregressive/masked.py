@@ -73,6 +73,10 @@ class MaskedConv2d(nn.Module):
     (torch.Size([2, 8, 8, 8]), torch.Size([8, 1, 24]))
     """
 
+    sub_pixel_in: Tensor
+    sub_pixel_out: Tensor
+    live: Tensor  # entries of the centre's matrix, of out * in
+
     def __init__(
         self,
         in_channels: int,
@@ -98,7 +102,7 @@ class MaskedConv2d(nn.Module):
         self.register_buffer("sub_pixel_out", sub_pixel_of(out_channels, sub_pixels, layout, parts=out_parts), False)
         source, target = self.sub_pixel_in, self.sub_pixel_out[:, None]
         live = (source < target) if mask == "A" else (source <= target)
-        self.register_buffer("live", live.flatten().nonzero().squeeze(1), False)  # entries of the centre, [out * in]
+        self.register_buffer("live", live.flatten().nonzero().squeeze(1), False)
         taps = self.above * width + self.side
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, taps)) if taps else None
         self.centre = nn.Parameter(torch.empty(len(self.live))) if len(self.live) else None

@@ -296,7 +296,7 @@ class Builder:
         rows = x.layout.positions() if x.buffer else torch.arange(size)
         padded = matrices.detach().new_zeros(len(offsets), size, layout.size)
         padded[:, rows[:, None], layout.positions()] = matrices.detach()
-        runs = []
+        runs: list[program.Run] = []
         for k, (row, column) in enumerate(offsets):
             if runs and runs[-1].row == row and runs[-1].column + runs[-1].taps == column:
                 runs[-1] = runs[-1]._replace(taps=runs[-1].taps + 1)

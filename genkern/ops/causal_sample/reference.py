@@ -107,15 +107,15 @@ def decode(code: list[int]) -> Program:
     buffers = [Buffer(*take(4)) for _ in range(header[5])]
     instructions = []
     for _ in range(header[6]):
-        kind, *rest = take(7)
+        kind, target, parts, groups, width, a, offset = take(7)
         if kind == CONV:
             size, bias, taps, column, at, runs = take(6)
-            early = tuple(Run(*take(4)) for _ in range(runs))
-            instructions.append(
-                Instruction(kind, *rest, size=size, bias=bias, late=Run(0, column, taps, at), early=early)
-            )
+            early, late = tuple(Run(*take(4)) for _ in range(runs)), Run(0, column, taps, at)
+            step = Instruction(kind, target, parts, groups, width, a, offset, -1, 0, -1, size, bias, late, early)
         else:
-            instructions.append(Instruction(kind, *rest, *take(3)))
+            b, b_offset, condition = take(3)
+            step = Instruction(kind, target, parts, groups, width, a, offset, b, b_offset, condition)
+        instructions.append(step)
     return Program(header[0], header[1], header[2], header[3], header[4], buffers, instructions)
 
 
@@ -197,8 +197,8 @@ def causal_sample(
             if step.kind == CONV and late[step.target]:
                 before[number] = canvas.early(step, i, 0, width)
             elif not late[step.target]:
-                values = canvas.early if step.kind == CONV else canvas.elementwise
-                canvas.window(step.target, i, 0, width).copy_(values(step, i, 0, width))
+                compute = canvas.early if step.kind == CONV else canvas.elementwise
+                canvas.window(step.target, i, 0, width).copy_(compute(step, i, 0, width))
         for j in range(width):
             for first in range(0, program.sub_pixels, together):
                 for number, step in enumerate(program.instructions):
