@@ -31,4 +31,8 @@ def workload(shape: tuple[int, ...], dim: int, **description: object) -> Workloa
     return Workload(shape_name(shape), make, run, modes=(FORWARD,), **description)  # type: ignore[arg-type]
 
 
-WORKLOADS = [workload((16, 256, 3, 16, 16), 1, quick=("eager", "compile")), workload((64, 256, 512), -1)]
+WORKLOADS = [
+    workload((16, 256, 3, 16, 16), 1, quick=("eager", "compile")),
+    workload((64, 256, 512), -1),
+    workload((4, 8), -1, launch=True),
+]

@@ -81,4 +81,5 @@ WORKLOADS = [
     sampling(1, SIDE, LEVELS, 5, 32),
     sampling(16, SIDE, LEVELS, 5, 32),
     sampling(4, 8, 17, 5, 32, quick=("eager", f"{NAIVE_PIXELS} of 64 naive passes")),
+    sampling(1, 4, 4, 2, 4, launch=True),
 ]

@@ -17,4 +17,8 @@ def workload(shape: tuple[int, ...], **description: object) -> Workload:
     return Workload(shape_name(shape), make, run, **description)  # type: ignore[arg-type]
 
 
-WORKLOADS = [workload((16, 160, 32, 32), quick=("eager", "compile")), workload((64, 32, 8, 8))]
+WORKLOADS = [
+    workload((16, 160, 32, 32), quick=("eager", "compile")),
+    workload((64, 32, 8, 8)),
+    workload((1, 8), launch=True),
+]

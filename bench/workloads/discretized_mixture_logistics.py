@@ -25,4 +25,8 @@ def workload(shape: tuple[int, ...], components: int, **description: object) -> 
     return Workload(f"{shape_name(shape)} K={components}", make, run, **description)  # type: ignore[arg-type]
 
 
-WORKLOADS = [workload((32, 3, 32, 32), 10, quick=("eager", "compile")), workload((64, 1, 28, 28), 10)]
+WORKLOADS = [
+    workload((32, 3, 32, 32), 10, quick=("eager", "compile")),
+    workload((64, 1, 28, 28), 10),
+    workload((1, 1, 2, 2), 2, launch=True),
+]

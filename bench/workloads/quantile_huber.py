@@ -21,4 +21,4 @@ def workload(shape: tuple[int, ...], **description: object) -> Workload:
     return Workload(shape_name(shape), make, run, **description)  # type: ignore[arg-type]
 
 
-WORKLOADS = [workload((64, 3, 32, 32), quick=("eager", "compile"))]
+WORKLOADS = [workload((64, 3, 32, 32), quick=("eager", "compile")), workload((4, 8), launch=True)]
