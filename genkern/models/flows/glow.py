@@ -85,7 +85,8 @@ def coupling(channels: int, config: Config) -> Flow:
 
 def step(channels: int, config: Config) -> Flow:
     """One step of flow (figure 2a); the activation normalisation is folded into the convolution that follows it."""
-    return FlowSequential(InvertibleConv1x1(channels, config.conv, actnorm=True), coupling(channels, config))
+    last = coupling(channels, config)  # made first: the order of the draws decides which weights a seed gives
+    return FlowSequential(InvertibleConv1x1(channels, config.conv, actnorm=True), last)
 
 
 def level(channels: int, scales: int, config: Any, step: Callable[[int, Any], Flow] = step) -> Flow:
