@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .registry import FORWARD, TRAIN
-from .report import LOSES, TIE, cell, others
+from .report import LOSES, TIE, cell, others, rivals
 from .results import Results
 from .runner import Row
 
@@ -34,8 +34,8 @@ def table(results: Results, source: str) -> str:
             for mode in (FORWARD, TRAIN)
             for provider in ("eager", "compile")
         ]
-        rivals = next((text for text in map(others, reversed(modes.values())) if text != "–"), "–")
-        lines.append(f"| {op} | {first[op]} | {' | '.join(ratios)} | {rivals} | {_copies(modes)} |")
+        beside = next((text for text in map(others, reversed(modes.values())) if text != "–"), "–")
+        lines.append(f"| {op} | {first[op]} | {' | '.join(ratios)} | {beside} | {_copies(modes)} |")
     page = f"{source.removesuffix('.json')}.md"
     lines += [
         "",
@@ -51,16 +51,12 @@ def table(results: Results, source: str) -> str:
 
 
 def _losses(rows: Sequence[Row]) -> str:
-    """A sentence that names every loss among all workloads, the worst of each first."""
-    found: dict[str, float] = {}
-    for row in rows:
-        for name, timed in row.providers.items():
-            if name != "genkern" and timed.ratio is not None and timed.ratio.median < TIE:
-                where = f"{row.op} {row.workload} ({row.mode}, {name})"
-                found[where] = timed.ratio.median
-    named = "; ".join(f"{where} {ratio:.2f}×" for where, ratio in sorted(found.items(), key=lambda item: item[1]))
-    count = sum(name != "genkern" and timed.ratio is not None for row in rows for name, timed in row.providers.items())
-    return f"Slower than someone in {len(found)} of {count} comparisons" + (f": {named}." if found else ".")
+    """A sentence that names every loss among all workloads, the worst first."""
+    compared = [(f"{row.op} {row.workload} ({row.mode}, {name})", ratio.median)
+                for row in rows for name, ratio in rivals(row).items()]  # fmt: skip
+    found = sorted(((ratio, where) for where, ratio in compared if ratio < TIE))
+    named = "; ".join(f"{where} {ratio:.2f}×" for ratio, where in found)
+    return f"Slower than someone in {len(found)} of {len(compared)} comparisons" + (f": {named}." if found else ".")
 
 
 def _copies(modes: dict[str, Row]) -> str:

@@ -78,7 +78,12 @@ def _memory(row: Row) -> str:
 
 
 def loses(row: Row) -> bool:
-    return any(t.ratio is not None and t.ratio.median < TIE for n, t in row.providers.items() if n != "genkern")
+    return any(ratio.median < TIE for ratio in rivals(row).values())
+
+
+def rivals(row: Row) -> dict[str, Spread]:
+    """Ratios of those who are not genkern, nor genkern in another form."""
+    return {n: t.ratio for n, t in row.providers.items() if not n.startswith("genkern") and t.ratio is not None}
 
 
 # -- terminal -------------------------------------------------------------------------------------------------------
