@@ -109,13 +109,22 @@ class ResidualFlowModel(FlowModel):
         return ResidualFlow(g, log_det=train, evaluation=evaluate)
 
     @torch.no_grad()
-    def log_prob_and_error(self, x: Tensor, *, key: Tensor | None = None, draws: int = 16) -> tuple[Tensor, Tensor]:
+    def log_prob_and_error(
+        self, x: Tensor, *, y: Tensor | int | None = None, context: Tensor | None = None, key: Tensor, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
         """Log-likelihood averaged over draws of the estimators' noise, and its standard error, each ``[B]``, in nats.
 
-        `log_prob` is one draw; the mean of draws is nearer to the exact value, and unbiased as each of them is.
+        `log_prob` is one draw; the mean of draws is nearer to the exact value, and unbiased as each of them is. The
+        dequantisation noise is that of the key, in all draws.
         """
-        with several_draws(self, draws) as each:
-            return mean_and_error([self.log_prob(x, key=key) for _ in each])
+        v, log_det = self.dequantize(x, key=key)
+        labels = self._labels(y, x)
+        context = self._context(labels, context)
+        values = []
+        for _ in several_draws(self.flow, draws, key):
+            z, term = self.flow(v, context)
+            values.append(self.prior.log_prob(z, labels) + log_det + term)
+        return mean_and_error(values)
 
 
 PRESETS = {
