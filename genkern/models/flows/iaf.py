@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from ...nn import (
     MADE,
     ActNorm,
-    ClassConditionalGaussian,
     Flatten,
     Flow,
     FlowSequential,
     InverseAutoregressive,
-    StandardNormal,
 )
-from ._base import FlowModel
+from ._base import FlowModel, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,7 @@ class IAF(FlowModel):
     def __init__(self, config: Config):
         super().__init__(config)
         size = math.prod(config.shape)
-        classes = config.classes
-        self.prior = StandardNormal((size,)) if classes is None else ClassConditionalGaussian((size,), classes)
+        self.prior = gaussian_base((size,), config.classes)
         steps = [flow for number in range(config.steps) for flow in step(size, number, config)]
         self.flow = FlowSequential(Flatten(tuple(config.shape)), *steps, policy=config.policy, every=config.every)
 

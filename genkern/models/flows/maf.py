@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from ...nn import (
     MADE,
     AffineTransform,
-    ClassConditionalGaussian,
     Flatten,
     Flow,
     FlowBatchNorm,
@@ -22,9 +21,8 @@ from ...nn import (
     MaskedAutoregressive,
     MixtureOfGaussians,
     Prior,
-    StandardNormal,
 )
-from ._base import FlowModel
+from ._base import FlowModel, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,9 @@ def layer(size: int, number: int, config: Config) -> list[Flow]:
 
 
 def base(size: int, config: Config) -> Prior:
-    if config.classes is not None:
-        return ClassConditionalGaussian((size,), config.classes)
-    return StandardNormal((size,)) if config.components == 1 else MixtureOfGaussians((size,), config.components)
+    if config.components > 1:
+        return MixtureOfGaussians((size,), config.components)
+    return gaussian_base((size,), config.classes)
 
 
 class MAF(FlowModel):

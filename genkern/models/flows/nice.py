@@ -15,14 +15,12 @@ from torch import nn
 from ...nn import (
     AdditiveCoupling,
     ChannelAffine,
-    ClassConditionalGaussian,
     Flatten,
     FlowSequential,
     StandardLogistic,
-    StandardNormal,
 )
 from ...nn.flows.conditioners import conditioned
-from ._base import FlowModel
+from ._base import FlowModel, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Config:
     alpha: float | None = None  # of a logit transform of the pixels
     classes: int | None = None  # a Gaussian prior for each label, where the prior is Gaussian
     context: int | None = None  # numbers that the networks see: of the label's embedding, or the caller's
+    dequantization: str = "uniform"  # or "variational"
     policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
 
@@ -64,10 +63,8 @@ class NICE(FlowModel):
             self.prior = StandardLogistic((size,))
             if config.classes is not None and not config.context:
                 raise ValueError("NICE: classes need context, or prior='gaussian'; a logistic prior sees no label.")
-        elif config.classes is None:
-            self.prior = StandardNormal((size,))
         else:
-            self.prior = ClassConditionalGaussian((size,), config.classes)
+            self.prior = gaussian_base((size,), config.classes)
         odd = torch.arange(size) % 2 == 1
         couplings = (
             AdditiveCoupling(coupling_network(size, config), mask=odd if i % 2 else ~odd)
