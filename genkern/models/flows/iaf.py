@@ -65,6 +65,8 @@ class IAF(FlowModel):
 
 
 PRESETS = {
+    "iaf": Config(shape=(3, 32, 32), levels=256, hidden=1024),
+    "iaf-mnist": Config(shape=(1, 28, 28), levels=256, hidden=512, alpha=1e-6),
     "iaf-small": Config(),
     "iaf-2d": Config(shape=(2,), levels=None, steps=8, hidden=64, alpha=None),
 }

@@ -78,6 +78,7 @@ class MAF(FlowModel):
 
 
 PRESETS = {
+    "maf": Config(shape=(3, 32, 32), hidden=2048, alpha=0.05),  # CIFAR-10 of section 4.3
     "maf-mnist": Config(),  # MAF (5) of section 4.3
     "maf-small": Config(shape=(1, 8, 8), levels=17, hidden=256),
     "maf-2d": Config(shape=(2,), levels=None, layers=8, hidden=64, hidden_layers=2, batch_norm=False, alpha=None),

@@ -81,6 +81,7 @@ class NICE(FlowModel):
 
 PRESETS = {
     "nice": Config(),  # MNIST of section 5.1
+    "nice-cifar10": Config(shape=(3, 32, 32), hidden=2000, layers=4),  # of section 5.1
     "nice-small": Config(shape=(1, 8, 8), levels=17, hidden=256, layers=3),
     "nice-2d": Config(shape=(2,), levels=None, couplings=6, hidden=64, layers=2, prior="gaussian"),
 }

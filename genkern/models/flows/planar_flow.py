@@ -130,5 +130,7 @@ PRESETS = {
     "planar-2d": Config(),
     "radial-2d": Config(kind="radial"),
     "planar-energy-2d": Config(closed="sampling"),
+    "planar": Config(shape=(3, 32, 32), levels=256, layers=80, alpha=0.05),
+    "planar-mnist": Config(shape=(1, 28, 28), levels=256, layers=80, alpha=1e-6),  # 80 maps: the most of figure 4
     "planar-small": Config(shape=(1, 8, 8), levels=17, layers=64),
 }
