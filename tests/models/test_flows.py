@@ -197,8 +197,10 @@ def test_a_learned_split_prior_is_the_gaussian_of_its_network() -> None:
 def test_shapes_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match=r"scales=3 need .* halve as many times; \(1, 28, 28\) halves 2 times"):
         glow.Glow(glow.Config(shape=(1, 28, 28)))
-    with pytest.raises(ValueError, match=r"Glow: shape must be \(channels, height, width\); got \(2,\)"):
-        glow.Glow(glow.Config(shape=(2,)))
+    with pytest.raises(ValueError, match=r"Glow: shape must be \(channels, height, width\); got \(2, 3\)"):
+        glow.Glow(glow.Config(shape=(2, 3)))
+    with pytest.raises(ValueError, match="Glow: a vector must have 2 numbers or more"):
+        glow.Glow(glow.Config(shape=(1,), levels=None))
     with pytest.raises(ValueError, match="RealNVP: a vector must have 2 numbers or more"):
         realnvp.RealNVP(realnvp.Config(shape=(1,), levels=None))
     with pytest.raises(ValueError, match=r"Glow: x must be \['B', 1, 4, 4\]; got \[3, 1, 8, 8\]"):

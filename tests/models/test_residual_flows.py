@@ -75,6 +75,16 @@ def test_data_come_back_and_samples_have_the_models_log_prob(name: str) -> None:
         assert_close(log_prob, model.log_prob(samples), rtol=1e-3, atol=1e-3)
 
 
+def test_the_estimated_log_prob_is_a_function_of_the_key_and_the_sample() -> None:
+    model = moved("residual")
+    x = data(model)
+    first = model.log_prob(x, key=KEY)
+    torch.manual_seed(2)
+    assert torch.equal(model.log_prob(x, key=KEY), first)
+    assert_close(model.log_prob(x[1:], key=KEY, sample_offset=1), first[1:], rtol=1e-4, atol=1e-4)
+    assert (model.log_prob(x, key=random.key(8)) - first).abs().min() > 1e-6
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_the_loss_reaches_every_parameter(name: str) -> None:
     model = moved(name).train()

@@ -1,5 +1,8 @@
 """Planar, radial and Sylvester layers beyond what the catalogue checks: conditioning, directions, extremes."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -9,13 +12,30 @@ from genkern.nn import Flow, FlowSequential, Inverse, Planar, Radial, Sylvester
 from genkern.testing import check_flow
 
 
-@pytest.mark.parametrize(("kind", "numbers"), [(Planar, 2 * 4 + 1), (Radial, 4 + 2)])
-def test_an_encoder_can_give_the_parameters_of_each_sample(kind: type[Flow], numbers: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [(Planar, 2 * 4 + 1), (Radial, 4 + 2), (partial(Sylvester, units=2), 2 * 4 + 2 * 2 * 2 + 2)]
+)
+def test_an_encoder_can_give_the_parameters_of_each_sample(kind: Callable[..., Flow], numbers: int) -> None:
     torch.manual_seed(0)
     layer = kind(4, conditioner=nn.Linear(3, numbers))
     check_flow(layer, (4,), context=torch.randn(3, 3), second_order=False)
-    with pytest.raises(ValueError, match=f"{kind.__name__}: context must be given"):
+    with pytest.raises(ValueError, match=f"{type(layer).__name__}: context must be given"):
         layer(torch.randn(2, 4))
+
+
+def test_a_sylvester_layer_of_given_parameters_is_that_layer() -> None:
+    torch.manual_seed(0)
+    plain = Sylvester(5, 3, reflections=2).double()
+    given = torch.cat([p.flatten() for p in plain.parameters()])
+    conditioner = nn.Linear(2, len(given)).double()
+    with torch.no_grad():
+        conditioner.weight.zero_(), conditioner.bias.copy_(given)
+    layer = Sylvester(5, 3, reflections=2, conditioner=conditioner)
+    x, context = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
+    for found, wanted in zip(layer(x, context), plain(x), strict=True):
+        assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    for found, wanted in zip(layer.inverse(x, context), plain.inverse(x), strict=True):
+        assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
 def test_a_layer_begins_near_the_identity() -> None:
@@ -38,13 +58,12 @@ def test_pictures_are_flows_of_their_elements() -> None:
 def test_the_directions_of_a_sylvester_layer_are_orthonormal_and_one_makes_it_planar(units: int) -> None:
     torch.manual_seed(0)
     layer = Sylvester(5, units).double()
-    q = layer.orthogonal()
+    q, r, r_tilde, _ = layer._matrices(*layer.parameters_for(None))
     assert_close(q.T @ q, torch.eye(units, dtype=torch.float64))
     if units == 1:
         from genkern.ops import planar
 
-        (r,), (r_tilde,) = (t.flatten() for t in layer.triangles())
-        w, u_hat = r_tilde * q[:, 0], r * q[:, 0]
+        w, u_hat = r_tilde[0, 0] * q[:, 0], r[0, 0] * q[:, 0]
         x = torch.randn(7, 5, dtype=torch.float64)
         # the raw u that gives this u': softplus(w.u) = 1 + w.u'
         raw = torch.log(torch.expm1(1 + w @ u_hat))

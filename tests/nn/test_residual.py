@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from genkern import random
 from genkern.nn import (
     ActNorm,
     ExactLogDet,
@@ -19,6 +20,8 @@ from genkern.nn import (
     SpectralConv2d,
     SpectralLinear,
 )
+from genkern.nn.flows.lipschitz import held
+from genkern.nn.flows.replay import noise_of
 from genkern.nn.flows.residual import estimated, exact, log_det_of_one_plus
 from genkern.nn.memory import bytes_saved
 from genkern.testing import check_flow
@@ -97,9 +100,9 @@ def test_the_roulette_has_no_bias() -> None:
         mean += roulette.p * (1 - roulette.p) ** (more - 1) * estimated(g, x, None, v, weights)[1]
     assert_close(mean, whole, rtol=1e-6, atol=1e-8)
     torch.manual_seed(0)
-    lengths = torch.tensor([float(len(roulette.weights(None))) for _ in range(4000)])
+    lengths = torch.tensor([float(len(roulette.weights())) for _ in range(4000)])
     assert abs(lengths.mean() - 4) < 0.1 and lengths.min() == 3
-    assert roulette.weights(None)[:4] in ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 2.0])
+    assert roulette.weights()[:4] in ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 2.0])
 
 
 def test_memory_is_flat_in_the_number_of_terms() -> None:
@@ -122,10 +125,13 @@ def test_estimates_are_the_same_under_every_memory_policy(policy: str) -> None:
     flow.initialize(data(8))
     plain = copy.deepcopy(flow)
     plain.policy = "store"
+    parts = {id(flow): (slice(0, 3), slice(3, 8)), id(plain): (slice(0, 8),)}  # shards draw what the whole draws
     for candidate in (flow, plain):
-        torch.manual_seed(5)
-        z, log_det = candidate(data(8).requires_grad_())
-        (z.square().sum() - (log_det * torch.arange(8)).sum()).backward()
+        for part in parts[id(candidate)]:
+            torch.manual_seed(part.stop)
+            with noise_of(candidate, random.key(5), part.start), held(candidate):
+                z, log_det = candidate(data(8)[part].requires_grad_())
+            (z.square().sum() - (log_det * torch.arange(8)[part]).sum()).backward()
     for left, right in zip(flow.parameters(), plain.parameters(), strict=True):
         assert_close(left.grad, right.grad, rtol=1e-9, atol=1e-9)
 
@@ -143,14 +149,44 @@ def test_a_layer_with_estimates_passes_what_estimates_can() -> None:
     check_flow(ResidualFlow(network()), (4,), exact=False, second_order=False, compiles=False)
 
 
-def test_evaluation_is_a_function_with_a_known_error() -> None:
-    layer = ResidualFlow(network(), noise="gaussian").double().eval()
+def test_an_estimate_has_a_known_error() -> None:
+    layer = ResidualFlow(network(), noise="gaussian").double()
     x = data(6)
-    assert torch.equal(layer(x)[1], layer(x)[1])
-    mean, error = layer.error_of(x, draws=200)
+    mean, error = layer.error_of(x, key=random.key(3), draws=200)
     truth = exact(layer.network, x)[1]
     assert ((mean - truth).abs() <= 5 * error + 1e-3).all() and (error > 0).all()
-    assert layer.draw == 0 and len(layer.evaluation.weights(0)) > 20
+    assert torch.equal(layer.error_of(x, key=random.key(3), draws=200)[0], mean)
+    assert layer.training and len(layer.evaluation.weights()) > 20
+
+
+@pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
+def test_noise_follows_from_the_generator_or_a_key_and_the_index_of_the_sample(noise: str) -> None:
+    layer, x = ResidualFlow(network(), noise=noise).double(), data(6)
+
+    def log_det(part: slice, key: int | None, offset: int = 0) -> Tensor:
+        with noise_of(layer, None if key is None else random.key(key), offset), held(layer):
+            return layer(x[part])[1]
+
+    for mode in (True, False):
+        layer.train(mode)
+        everything = slice(0, 6)
+        torch.manual_seed(8)
+        first, second = log_det(everything, None), log_det(everything, None)
+        torch.manual_seed(8)
+        assert torch.equal(log_det(everything, None), first) and not torch.equal(first, second)
+        before = torch.get_rng_state()
+        keyed = log_det(everything, 4)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(10)
+        assert_close(log_det(slice(2, 6), 4, offset=2), keyed[2:], rtol=0, atol=1e-12)
+        assert not torch.equal(log_det(everything, 5), keyed)
+
+
+def test_signs_of_low_precision_are_signs() -> None:
+    layer = ResidualFlow(network())
+    v = layer.vectors(torch.zeros(64, 1000, dtype=torch.bfloat16))
+    assert v.dtype == torch.bfloat16 and torch.equal(v.abs(), torch.ones_like(v))
+    assert abs(v.float().mean()) < 5 / 64000**0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

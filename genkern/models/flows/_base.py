@@ -44,12 +44,10 @@ class FlowModel(GenerativeModel):
         shape = tuple(config.shape)
         self.classes: int | None = getattr(config, "classes", None)
         self.context_size: int | None = getattr(config, "context", None)
-        self.prior = StandardNormal(shape)
+        self.prior = gaussian_base(shape, self.classes)
         self.embedding = self.noise = None
-        if self.classes is not None:
-            self.prior = ClassConditionalGaussian(shape, self.classes)
-            if self.context_size:
-                self.embedding = nn.Embedding(self.classes, self.context_size)
+        if self.classes is not None and self.context_size:
+            self.embedding = nn.Embedding(self.classes, self.context_size)
         dequantization = getattr(config, "dequantization", "uniform")
         if dequantization not in ("uniform", "variational"):
             wanted = "dequantization must be 'uniform' or 'variational'"
@@ -325,6 +323,11 @@ class FlowModel(GenerativeModel):
             wanted = ["B", *self.config.shape]
             raise ValueError(f"{type(self).__name__}: x must be {wanted}; got {list(x.shape)}.")
         return self.config
+
+
+def gaussian_base(shape: tuple[int, ...], classes: int | None) -> Prior:
+    """A standard normal of the latents, or a Gaussian for each class: where latents are not of the data's shape."""
+    return StandardNormal(shape) if classes is None else ClassConditionalGaussian(shape, classes)
 
 
 def check_halvings(model: str, shape: tuple[int, ...], scales: int) -> None:

@@ -2,7 +2,7 @@
 
 A multi-scale flow (figure 2): at each of L levels the picture is squeezed and goes through K steps, each an activation
 normalisation, an invertible 1x1 convolution and an affine coupling; then half of the channels leave as latents under a
-Gaussian that the other half predicts.
+Gaussian that the other half predicts. A vector is a picture of one site: one level of K steps, with no squeeze.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from ...nn import (
     AdditiveCoupling,
     AffineCoupling,
     ChannelAffine,
+    Flatten,
     Flow,
     FlowSequential,
+    Inverse,
     InvertibleConv1x1,
     Split,
     Squeeze,
@@ -48,11 +50,11 @@ class Config:
 
 
 class ZeroConv(nn.Module):
-    """A 3x3 convolution that starts at zero, with a learned gain e^{3 g} of each channel."""
+    """A convolution that starts at zero, with a learned gain e^{3 g} of each channel."""
 
-    def __init__(self, inputs: int, outputs: int, context: int | None = None):
+    def __init__(self, inputs: int, outputs: int, context: int | None = None, kernel_size: int = 3):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
         self.projection = None if context is None else nn.Linear(context, outputs, bias=False)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
@@ -66,13 +68,14 @@ class ZeroConv(nn.Module):
 
 
 def coupling_network(inputs: int, outputs: int, config: Config) -> nn.Module:
-    """Three convolutions, 3x3, 1x1 and 3x3, the last of which starts at zero (section 4)."""
-    first, centre = nn.Conv2d(inputs, config.hidden, 3, padding=1), nn.Conv2d(config.hidden, config.hidden, 1)
+    """Three convolutions, 3x3, 1x1 and 3x3, the last of which starts at zero (section 4); a vector has one site."""
+    size = 3 if len(config.shape) == 3 else 1
+    first, centre = nn.Conv2d(inputs, config.hidden, size, padding=size // 2), nn.Conv2d(config.hidden, config.hidden, 1)
     for conv in (first, centre):
         nn.init.normal_(conv.weight, std=0.05)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     relu, drop = nn.ReLU(inplace=True), nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
-    layers = [first, relu, centre, relu, drop, ZeroConv(config.hidden, outputs)]
+    layers = [first, relu, centre, relu, drop, ZeroConv(config.hidden, outputs, kernel_size=size)]
     return conditioned(layers, config.hidden, config.context)
 
 
@@ -101,15 +104,32 @@ def level(channels: int, scales: int, config: Any, step: Callable[[int, Any], Fl
     return FlowSequential(Squeeze(), *steps, leave, Unsqueeze(), policy=config.policy, every=config.every)
 
 
+def one_site(size: int, config: Any, step: Callable[[int, Any], Flow] = step) -> Flow:
+    """K steps on a vector."""
+    as_channels = Flatten((size, 1, 1))
+    steps = (step(size, config) for _ in range(config.steps))
+    layers = [Inverse(as_channels), *steps, ChannelAffine(size), as_channels]
+    return FlowSequential(*layers, policy=config.policy, every=config.every)
+
+
+def architecture(model: str, config: Any, step: Callable[[int, Any], Flow] = step) -> Flow:
+    """The levels of a picture, or the one site of a vector."""
+    if config.coupling not in ("affine", "additive"):
+        raise ValueError(f"{model}: coupling must be 'affine' or 'additive'; got {config.coupling!r}.")
+    if len(config.shape) != 1:
+        check_halvings(model, config.shape, config.scales)
+        return level(config.shape[0], config.scales, config, step)
+    if config.shape[0] < 2:
+        raise ValueError(f"{model}: a vector must have 2 numbers or more; got shape={config.shape}.")
+    return one_site(config.shape[0], config, step)
+
+
 class Glow(FlowModel):
     config_class = Config
 
     def __init__(self, config: Config):
         super().__init__(config)
-        check_halvings("Glow", config.shape, config.scales)
-        if config.coupling not in ("affine", "additive"):
-            raise ValueError(f"Glow: coupling must be 'affine' or 'additive'; got {config.coupling!r}.")
-        self.flow = level(config.shape[0], config.scales, config)
+        self.flow = architecture("Glow", config)
 
 
 PRESETS = {
@@ -117,4 +137,5 @@ PRESETS = {
     "glow-mnist": Config(shape=(1, 28, 28), scales=2, steps=16, hidden=256),
     # 2.24 held-out bits/dim on the 8x8 digits: AdamW at 3e-3, cosine to 0 over 1800 batches of 64, averaged weights
     "glow-small": Config(shape=(1, 8, 8), levels=17, scales=2, steps=4, hidden=64, dropout=0.1),
+    "glow-2d": Config(shape=(2,), levels=None, steps=12, hidden=64),
 }

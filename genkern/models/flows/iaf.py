@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from ...nn import (
     MADE,
     ActNorm,
-    ClassConditionalGaussian,
     Flatten,
     Flow,
     FlowSequential,
     InverseAutoregressive,
-    StandardNormal,
 )
-from ._base import FlowModel
+from ._base import FlowModel, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,14 @@ class IAF(FlowModel):
     def __init__(self, config: Config):
         super().__init__(config)
         size = math.prod(config.shape)
-        classes = config.classes
-        self.prior = StandardNormal((size,)) if classes is None else ClassConditionalGaussian((size,), classes)
+        self.prior = gaussian_base((size,), config.classes)
         steps = [flow for number in range(config.steps) for flow in step(size, number, config)]
         self.flow = FlowSequential(Flatten(tuple(config.shape)), *steps, policy=config.policy, every=config.every)
 
 
 PRESETS = {
+    "iaf": Config(shape=(3, 32, 32), levels=256, hidden=1024),
+    "iaf-mnist": Config(shape=(1, 28, 28), levels=256, hidden=512, alpha=1e-6),
     "iaf-small": Config(),
     "iaf-2d": Config(shape=(2,), levels=None, steps=8, hidden=64, alpha=None),
 }

@@ -20,9 +20,9 @@ from ...nn import (
     SpectralConv2d,
     SpectralLinear,
     Squeeze,
-    StandardNormal,
 )
-from ._base import FlowModel, check_halvings
+from ...nn.flows.conditioners import conditioned
+from ._base import FlowModel, check_halvings, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Config:
     eval_terms: int = 20
     exact: bool = False  # the whole Jacobian instead of the series: for two dimensions
     alpha: float | None = 0.05
-    policy: str = "store"
+    classes: int | None = None  # a Gaussian prior for each label
+    context: int | None = None  # numbers that the networks see: of the label's embedding, or the caller's
+    dequantization: str = "uniform"  # or "variational"
+    policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
 
 
@@ -48,7 +51,7 @@ def perceptron(size: int, config: Config) -> nn.Module:
     layers: list[nn.Module] = []
     for a, b in zip(sizes, sizes[1:], strict=False):
         layers += [nn.ELU(), SpectralLinear(a, b, bound=config.bound, iterations=config.iterations)]
-    return nn.Sequential(*layers[1:])
+    return conditioned(layers[1:], sizes[1], config.context)
 
 
 def bottleneck(channels: int, size: tuple[int, int], config: Config, *, first: bool) -> nn.Module:
@@ -57,7 +60,9 @@ def bottleneck(channels: int, size: tuple[int, int], config: Config, *, first: b
     widths = [(channels, config.hidden, 3), (config.hidden, config.hidden, 1), (config.hidden, channels, 3)]
     for a, b, kernel in widths:
         layers += [nn.ELU(), SpectralConv2d(a, b, kernel, size, bound=config.bound, iterations=config.iterations)]
-    return nn.Sequential(*(layers[1:] if first else layers))
+    if first:
+        return conditioned(layers[1:], config.hidden, config.context)
+    return conditioned(layers, channels, config.context)
 
 
 class IResNet(FlowModel):
@@ -86,7 +91,7 @@ class IResNet(FlowModel):
             for _ in range(config.blocks):
                 g = bottleneck(channels, (height, width), config, first=not layers)
                 layers += [ActNorm(channels), self._block(g, config)]
-        self.prior = StandardNormal((channels, height, width))
+        self.prior = gaussian_base((channels, height, width), config.classes)
         return layers
 
     def _block(self, g: nn.Module, config: Config) -> Flow:

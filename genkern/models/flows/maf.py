@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from ...nn import (
     MADE,
     AffineTransform,
-    ClassConditionalGaussian,
     Flatten,
     Flow,
     FlowBatchNorm,
@@ -22,9 +21,8 @@ from ...nn import (
     MaskedAutoregressive,
     MixtureOfGaussians,
     Prior,
-    StandardNormal,
 )
-from ._base import FlowModel
+from ._base import FlowModel, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,9 @@ def layer(size: int, number: int, config: Config) -> list[Flow]:
 
 
 def base(size: int, config: Config) -> Prior:
-    if config.classes is not None:
-        return ClassConditionalGaussian((size,), config.classes)
-    return StandardNormal((size,)) if config.components == 1 else MixtureOfGaussians((size,), config.components)
+    if config.components > 1:
+        return MixtureOfGaussians((size,), config.components)
+    return gaussian_base((size,), config.classes)
 
 
 class MAF(FlowModel):
@@ -80,6 +78,7 @@ class MAF(FlowModel):
 
 
 PRESETS = {
+    "maf": Config(shape=(3, 32, 32), hidden=2048, alpha=0.05),  # CIFAR-10 of section 4.3
     "maf-mnist": Config(),  # MAF (5) of section 4.3
     "maf-small": Config(shape=(1, 8, 8), levels=17, hidden=256),
     "maf-2d": Config(shape=(2,), levels=None, layers=8, hidden=64, hidden_layers=2, batch_norm=False, alpha=None),

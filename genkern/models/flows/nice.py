@@ -15,14 +15,12 @@ from torch import nn
 from ...nn import (
     AdditiveCoupling,
     ChannelAffine,
-    ClassConditionalGaussian,
     Flatten,
     FlowSequential,
     StandardLogistic,
-    StandardNormal,
 )
 from ...nn.flows.conditioners import conditioned
-from ._base import FlowModel
+from ._base import FlowModel, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Config:
     alpha: float | None = None  # of a logit transform of the pixels
     classes: int | None = None  # a Gaussian prior for each label, where the prior is Gaussian
     context: int | None = None  # numbers that the networks see: of the label's embedding, or the caller's
+    dequantization: str = "uniform"  # or "variational"
     policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
 
@@ -64,10 +63,8 @@ class NICE(FlowModel):
             self.prior = StandardLogistic((size,))
             if config.classes is not None and not config.context:
                 raise ValueError("NICE: classes need context, or prior='gaussian'; a logistic prior sees no label.")
-        elif config.classes is None:
-            self.prior = StandardNormal((size,))
         else:
-            self.prior = ClassConditionalGaussian((size,), config.classes)
+            self.prior = gaussian_base((size,), config.classes)
         odd = torch.arange(size) % 2 == 1
         couplings = (
             AdditiveCoupling(coupling_network(size, config), mask=odd if i % 2 else ~odd)
@@ -84,6 +81,7 @@ class NICE(FlowModel):
 
 PRESETS = {
     "nice": Config(),  # MNIST of section 5.1
+    "nice-cifar10": Config(shape=(3, 32, 32), hidden=2000, layers=4),  # of section 5.1
     "nice-small": Config(shape=(1, 8, 8), levels=17, hidden=256, layers=3),
     "nice-2d": Config(shape=(2,), levels=None, couplings=6, hidden=64, layers=2, prior="gaussian"),
 }

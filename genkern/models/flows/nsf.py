@@ -16,7 +16,6 @@ from ...nn import (
     MADE,
     ActNorm,
     ChannelAffine,
-    ClassConditionalGaussian,
     Flatten,
     Flow,
     FlowSequential,
@@ -26,12 +25,11 @@ from ...nn import (
     SplineTransform,
     Split,
     Squeeze,
-    StandardNormal,
     Unsqueeze,
 )
 from ...nn.flows.conditioners import conditioned
 from ...ops import spline_parameters
-from ._base import FlowModel, check_halvings
+from ._base import FlowModel, check_halvings, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,7 @@ class NSF(FlowModel):
         layers = vector_flow(size, config)
         if len(config.shape) > 1:
             layers = [Flatten(tuple(config.shape)), *layers]
-            self.prior = StandardNormal((size,))
-            if config.classes is not None:
-                self.prior = ClassConditionalGaussian((size,), config.classes)
+            self.prior = gaussian_base((size,), config.classes)
         self.flow = FlowSequential(*layers, policy=config.policy, every=config.every)
 
 

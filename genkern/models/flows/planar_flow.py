@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ...nn import ActNorm, Flatten, Flow, FlowSequential, Inverse, Planar, Radial, StandardNormal
-from ._base import FlowModel
+from ...nn import ActNorm, Flatten, Flow, FlowSequential, Inverse, Planar, Radial
+from ._base import FlowModel, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,27 @@ class Config:
     layers: int = 32  # K
     closed: str = "density"  # the direction without iterations: or "sampling", as in the paper
     alpha: float | None = None
+    classes: int | None = None  # a Gaussian prior for each label
+    context: int | None = None  # numbers that the maps follow from: of the label's embedding, or the caller's
+    dequantization: str = "uniform"  # or "variational"
     policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
+
+
+KINDS: dict[str, type[Planar] | type[Radial]] = {"planar": Planar, "radial": Radial}
+
+
+def elementary(kind: str, size: int, context: int | None) -> Flow:
+    """One map; of a context, its parameters are an affine function, at first those of a map without one."""
+    layer = KINDS[kind](size)
+    if context is None:
+        return layer
+    start = torch.cat([parameter.detach().flatten() for parameter in layer.parameters()])
+    amortised = nn.Linear(context, len(start))
+    with torch.no_grad():
+        amortised.weight.mul_(0.1)
+        amortised.bias.copy_(start)
+    return KINDS[kind](size, conditioner=amortised)
 
 
 class PlanarFlow(FlowModel):
@@ -35,21 +54,22 @@ class PlanarFlow(FlowModel):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        kinds: dict[str, type[Planar] | type[Radial]] = {"planar": Planar, "radial": Radial}
-        if config.kind not in kinds:
-            raise ValueError(f"PlanarFlow: kind must be one of {tuple(kinds)}; got {config.kind!r}.")
+        if config.kind not in KINDS:
+            raise ValueError(f"PlanarFlow: kind must be one of {tuple(KINDS)}; got {config.kind!r}.")
         if config.closed not in ("density", "sampling"):
             raise ValueError(f"PlanarFlow: closed must be 'density' or 'sampling'; got {config.closed!r}.")
         size = math.prod(config.shape)
-        maps: list[Flow] = [kinds[config.kind](size) for _ in range(config.layers)]  # f_1 ... f_K
+        maps = [elementary(config.kind, size, config.context) for _ in range(config.layers)]  # f_1 ... f_K
         if config.closed == "sampling":
             maps = [Inverse(f) for f in reversed(maps)]
         first: list[Flow] = [] if len(config.shape) == 1 else [Flatten(config.shape)]
         norm: list[Flow] = [ActNorm(size)] if config.closed == "density" else []
         self.flow = FlowSequential(*first, *norm, *maps, policy=config.policy, every=config.every)
-        self.prior = StandardNormal((size,))
+        self.prior = gaussian_base((size,), config.classes)
 
-    def free_energy(self, energy: Callable[[Tensor], Tensor], n: int, *, key: Tensor) -> Tensor:
+    def free_energy(
+        self, energy: Callable[[Tensor], Tensor], n: int, *, key: Tensor, context: Tensor | None = None
+    ) -> Tensor:
         r"""The reverse divergence from the density ``exp(-energy) / Z``, up to its constant, eq. 15.
 
         .. math:: F = \mathbb{E}_q[\log q(x) + U(x)] = \mathrm{KL}(q \,\Vert\, p) - \log Z \ge -\log Z
@@ -58,9 +78,10 @@ class PlanarFlow(FlowModel):
             energy: ``U``, from ``[n, *shape]`` to ``[n]``.
             n: how many samples of the model.
             key: of their noise.
+            context: of each sample, ``[n, context]``, where the maps follow from one.
         """
         z = self.prior.sample(n, key=key, dtype=self.dtype)
-        x, log_det = self.flow.inverse(z)
+        x, log_det = self.flow.inverse(z, self._context(None, context))
         return (self.prior.log_prob(z) - log_det + energy(x)).mean()
 
 
@@ -109,5 +130,7 @@ PRESETS = {
     "planar-2d": Config(),
     "radial-2d": Config(kind="radial"),
     "planar-energy-2d": Config(closed="sampling"),
+    "planar": Config(shape=(3, 32, 32), levels=256, layers=80, alpha=0.05),
+    "planar-mnist": Config(shape=(1, 28, 28), levels=256, layers=80, alpha=1e-6),  # 80 maps: the most of figure 4
     "planar-small": Config(shape=(1, 8, 8), levels=17, layers=64),
 }

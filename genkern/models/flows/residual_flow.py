@@ -24,10 +24,10 @@ from ...nn import (
     SpectralConv2d,
     SpectralLinear,
     Squeeze,
-    StandardNormal,
 )
+from ...nn.flows.conditioners import conditioned
 from ...nn.flows.residual import mean_and_error, several_draws
-from ._base import FlowModel, check_halvings
+from ._base import FlowModel, check_halvings, gaussian_base
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class Config:
     exact: bool = False  # the whole Jacobian instead: for few dimensions, where it is cheaper than the series
     p: float = 0.5  # of the geometric distribution of the number of further terms
     alpha: float | None = 0.05
-    policy: str = "store"
+    classes: int | None = None  # a Gaussian prior for each label
+    context: int | None = None  # numbers that the networks see: of the label's embedding, or the caller's
+    dequantization: str = "uniform"  # or "variational"
+    policy: str = "store"  # what the flow keeps for its backward pass: or "checkpoint", "invert"
     every: int = 8
 
 
@@ -56,7 +59,7 @@ def perceptron(size: int, hidden: int, config: Config) -> nn.Module:
     layers: list[nn.Module] = []
     for a, b in zip(sizes, sizes[1:], strict=False):
         layers += [LipSwish(), SpectralLinear(a, b, bound=config.bound, iterations=config.iterations)]
-    return nn.Sequential(*layers[1:])
+    return conditioned(layers[1:], sizes[1], config.context)
 
 
 def bottleneck(channels: int, size: tuple[int, int], config: Config, *, first: bool) -> nn.Module:
@@ -65,7 +68,9 @@ def bottleneck(channels: int, size: tuple[int, int], config: Config, *, first: b
     widths = [(channels, config.hidden, 3), (config.hidden, config.hidden, 1), (config.hidden, channels, 3)]
     for a, b, kernel in widths:
         layers += [LipSwish(), SpectralConv2d(a, b, kernel, size, bound=config.bound, iterations=config.iterations)]
-    return nn.Sequential(*(layers[1:] if first else layers))
+    if first:
+        return conditioned(layers[1:], config.hidden, config.context)
+    return conditioned(layers, channels, config.context)
 
 
 class ResidualFlowModel(FlowModel):
@@ -99,7 +104,7 @@ class ResidualFlowModel(FlowModel):
         size = math.prod(config.shape)
         for _ in range(config.dense_blocks):
             layers += [self._block(perceptron(size, config.dense_hidden, config), config), ActNorm(size)]
-        self.prior = StandardNormal((size,))
+        self.prior = gaussian_base((size,), config.classes)
         return layers
 
     def _block(self, g: nn.Module, config: Config) -> Flow:
@@ -109,13 +114,22 @@ class ResidualFlowModel(FlowModel):
         return ResidualFlow(g, log_det=train, evaluation=evaluate)
 
     @torch.no_grad()
-    def log_prob_and_error(self, x: Tensor, *, key: Tensor | None = None, draws: int = 16) -> tuple[Tensor, Tensor]:
+    def log_prob_and_error(
+        self, x: Tensor, *, y: Tensor | int | None = None, context: Tensor | None = None, key: Tensor, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
         """Log-likelihood averaged over draws of the estimators' noise, and its standard error, each ``[B]``, in nats.
 
-        `log_prob` is one draw; the mean of draws is nearer to the exact value, and unbiased as each of them is.
+        `log_prob` is one draw; the mean of draws is nearer to the exact value, and unbiased as each of them is. The
+        dequantisation noise is that of the key, in all draws.
         """
-        with several_draws(self, draws) as each:
-            return mean_and_error([self.log_prob(x, key=key) for _ in each])
+        v, log_det = self.dequantize(x, key=key)
+        labels = self._labels(y, x)
+        context = self._context(labels, context)
+        values = []
+        for _ in several_draws(self.flow, draws, key):
+            z, term = self.flow(v, context)
+            values.append(self.prior.log_prob(z, labels) + log_det + term)
+        return mean_and_error(values)
 
 
 PRESETS = {

@@ -12,6 +12,13 @@ def call(network: nn.Module, x: Tensor, context: Tensor | None) -> Tensor:
     return network(x) if context is None else network(x, context)
 
 
+def conditioned_on(conditioner: nn.Module, context: Tensor | None, layer: str) -> Tensor:
+    """What a network makes of the context that the layer must be given."""
+    if context is None:
+        raise ValueError(f"{layer}: context must be given to a layer with a conditioner.")
+    return conditioner(context)
+
+
 class Conditioned(nn.Module):
     r"""A chain of layers, to whose first features a linear map of the context is added.
 

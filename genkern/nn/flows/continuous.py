@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ... import random
 from .flow import Flow, no_volume
+from .replay import rademacher
 
 DIVERGENCES, NOISES = ("hutchinson", "exact"), ("rademacher", "gaussian")
 FIXED_STEP = ("euler", "midpoint", "rk4")
@@ -245,8 +246,7 @@ def _probe(layer: CNF, z: Tensor) -> Tensor:
     key = random.key_from(device=z.device)
     if layer.noise == "gaussian":
         return random.normal(key, z.shape, dtype=z.dtype, sample_offset=layer.sample_offset)
-    signs = random.uniform(key, z.shape, dtype=z.dtype, sample_offset=layer.sample_offset) - 0.5
-    return signs.sign()
+    return rademacher(key, z, layer.sample_offset)
 
 
 class _FirstOrder(torch.autograd.Function):

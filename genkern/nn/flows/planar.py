@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
+from .conditioners import conditioned_on
 from .flow import Flow
 
 
@@ -40,7 +41,9 @@ class Planar(Flow):
     def parameters_for(self, context: Tensor | None) -> tuple[Tensor, ...]:
         if self.conditioner is None:
             return self.u, self.w, self.b
-        u, w, b = _conditioned(self, context).split([self.features, self.features, 1], dim=1)
+        u, w, b = conditioned_on(self.conditioner, context, type(self).__name__).split(
+            [self.features, self.features, 1], dim=1
+        )
         return u, w, b.squeeze(1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -76,7 +79,9 @@ class Radial(Flow):
     def parameters_for(self, context: Tensor | None) -> tuple[Tensor, ...]:
         if self.conditioner is None:
             return self.center, self.raw_alpha, self.raw_beta
-        center, raw_alpha, raw_beta = _conditioned(self, context).split([self.features, 1, 1], dim=1)
+        center, raw_alpha, raw_beta = conditioned_on(self.conditioner, context, type(self).__name__).split(
+            [self.features, 1, 1], dim=1
+        )
         return center, raw_alpha.squeeze(1), raw_beta.squeeze(1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -87,10 +92,3 @@ class Radial(Flow):
 
     def extra_repr(self) -> str:
         return f"features={self.features}"
-
-
-def _conditioned(layer: Planar | Radial, context: Tensor | None) -> Tensor:
-    if context is None:
-        raise ValueError(f"{type(layer).__name__}: context must be given to a layer with a conditioner.")
-    assert layer.conditioner is not None
-    return layer.conditioner(context)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ... import random
+
 
 class Autocast:
     """The autocast state at one moment.
@@ -80,6 +82,12 @@ def noise_of(flow: nn.Module, key: Tensor | None, sample_offset: int = 0) -> Ite
         if key.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         yield
+
+
+def rademacher(key: Tensor, x: Tensor, sample_offset: int) -> Tensor:
+    """Random signs like ``x``, ``[B, *]``."""
+    u = random.uniform(key, x.shape, dtype=torch.promote_types(x.dtype, torch.float32), sample_offset=sample_offset)
+    return torch.where(u < 0.5, -1.0, 1.0).to(x.dtype)  # not by the sign of u - 0.5, which can be zero
 
 
 def updates_statistics(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ... import random
 from .flow import Flow
 from .lipschitz import held
-from .replay import Autocast
+from .replay import Autocast, evaluating, noise_of, rademacher
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PowerSeries:
 
     terms: int = 10
 
-    def weights(self, draw: int | None) -> list[float]:
+    def weights(self) -> list[float]:
         return [1.0] * self.terms
 
 
@@ -35,16 +35,17 @@ class PowerSeries:
 class RussianRoulette:
     """The first ``terms``, then as many more as a geometric variable says, weighted so that there is no bias.
 
-    The number is drawn on the host, once for a batch; the k-th further term is reached with probability
-    ``(1 - p) ** (k - 1)`` and weighs one over that. Chen et al. 2019 (arXiv:1906.02735), eq. 6.
+    The number is drawn on the host, the same for all samples (a batch would wait for its longest series); the k-th
+    further term is reached with probability ``(1 - p) ** (k - 1)`` and weighs one over that. Chen et al. 2019
+    (arXiv:1906.02735), eq. 6.
     """
 
     terms: int = 2
     p: float = 0.5
 
-    def weights(self, draw: int | None) -> list[float]:
-        generator = None if draw is None else torch.Generator().manual_seed(draw)
-        more = int(torch.empty((), dtype=torch.float64).geometric_(self.p, generator=generator))
+    def weights(self) -> list[float]:
+        u = random.uniform(random.key_from(device="cpu"), (1,), dtype=torch.float64).item()
+        more = 1 + int(math.log1p(-u) / math.log1p(-self.p))  # P(more > k) = P(u >= 1 - (1 - p)^k) = (1 - p)^k
         return [1.0] * self.terms + [(1 - self.p) ** -k for k in range(more)]
 
 
@@ -70,9 +71,8 @@ class ResidualFlow(Flow):
         log_det: `ExactLogDet`, `PowerSeries` or `RussianRoulette` in training.
         evaluation: the same in evaluation mode; by default 20 terms before the roulette, or `ExactLogDet` where that is
             what training uses.
-        noise: ``"rademacher"`` or ``"gaussian"``, the distribution of v. In training it comes from torch's generator,
-            in evaluation from a key of the layer's own and the place of the sample in the batch, so that a model in
-            evaluation is a function; `error_of` says how far it is from the exact one.
+        noise: ``"rademacher"`` or ``"gaussian"``, the distribution of v. It follows from keys that are drawn from
+            torch's generator, and from the index of the sample; `error_of` says how much it matters.
         tolerance: of the inverse: the largest change of an element in one iteration, relative to one plus the largest
             element; by default 16 roundings of the dtype.
         max_iterations: of the inverse, which raises when they do not suffice.
@@ -86,7 +86,7 @@ class ResidualFlow(Flow):
     >>> z, log_det = layer(torch.randn(8, 2))
     """
 
-    key: Tensor
+    draws_noise = True
 
     def __init__(
         self,
@@ -107,8 +107,7 @@ class ResidualFlow(Flow):
             evaluation = self.log_det if isinstance(self.log_det, ExactLogDet) else RussianRoulette(terms=20)
         self.evaluation = evaluation
         self.tolerance, self.max_iterations = tolerance, max_iterations
-        self.draw = 0  # which noise evaluation uses
-        self.register_buffer("key", random.key(int(torch.randint(2**62, ()))))
+        self.sample_offset = 0
 
     @property
     def estimator(self) -> Estimator:
@@ -122,8 +121,7 @@ class ResidualFlow(Flow):
     @torch.compiler.disable
     def _estimated(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         assert not isinstance(self.estimator, ExactLogDet)
-        weights = self.estimator.weights(None if self.training else self.draw)
-        return estimated(self.network, x, context, self.vectors(x), weights)
+        return estimated(self.network, x, context, self.vectors(x), self.estimator.weights())
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with held(self.network):
@@ -139,11 +137,10 @@ class ResidualFlow(Flow):
 
     def vectors(self, x: Tensor) -> Tensor:
         """The v of the estimators, like ``x``."""
-        if self.training:
-            v = torch.randn_like(x)
-        else:
-            v = random.normal(random.fold_in(self.key, self.draw), tuple(x.shape), dtype=x.dtype)
-        return v if self.noise == "gaussian" else torch.where(v < 0, -1.0, 1.0).to(x.dtype)
+        key = random.key_from(device=x.device)
+        if self.noise == "gaussian":
+            return random.normal(key, x.shape, dtype=x.dtype, sample_offset=self.sample_offset)
+        return rademacher(key, x, self.sample_offset)
 
     def _g(self, context: Tensor | None) -> Callable[[Tensor], Tensor]:
         return lambda x: self.network(x) if context is None else self.network(x, context)
@@ -152,10 +149,13 @@ class ResidualFlow(Flow):
         return not isinstance(self.estimator, ExactLogDet)
 
     @torch.no_grad()
-    def error_of(self, x: Tensor, context: Tensor | None = None, *, draws: int = 16) -> tuple[Tensor, Tensor]:
+    def error_of(
+        self, x: Tensor, context: Tensor | None = None, *, key: Tensor | None = None, draws: int = 16
+    ) -> tuple[Tensor, Tensor]:
         """Mean of the log-determinant over several draws of noise in evaluation, and its standard error, ``[B]``."""
-        with several_draws(self, draws) as each:
-            return mean_and_error([self(x, context)[1] for _ in each])
+        key = random.key_from(device=x.device) if key is None else key
+        with evaluating(self):
+            return mean_and_error([self(x, context)[1] for _ in several_draws(self, draws, key)])
 
     def extra_repr(self) -> str:
         return f"log_det={self.log_det}, evaluation={self.evaluation}, noise={self.noise!r}"
@@ -164,26 +164,11 @@ class ResidualFlow(Flow):
 # -- several draws of an estimate --------------------------------------------------------------------------------------
 
 
-@contextmanager
-def several_draws(module: nn.Module, draws: int) -> Iterator[Iterator[int]]:
-    """Evaluation mode, in which each step of the iterator gives all residual flows inside fresh noise."""
-    layers = [layer for layer in module.modules() if isinstance(layer, ResidualFlow)]
-    modes = [(inner, inner.training) for inner in module.modules()]
-    module.eval()
-
-    def each() -> Iterator[int]:
-        for draw in range(1, draws + 1):
-            for layer in layers:
-                layer.draw = draw
+def several_draws(flow: nn.Module, draws: int, key: Tensor, sample_offset: int = 0) -> Iterator[int]:
+    """Steps, in each of which the flow draws the noise of a key of its own."""
+    for draw in range(draws):
+        with noise_of(flow, random.fold_in(key, draw), sample_offset):
             yield draw
-
-    try:
-        yield each()
-    finally:
-        for layer in layers:
-            layer.draw = 0
-        for inner, training in modes:
-            inner.training = training
 
 
 def mean_and_error(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
