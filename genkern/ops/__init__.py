@@ -19,6 +19,7 @@ from .plu_weight import folded_plu_weight, plu_factors, plu_weight
 from .quantile_huber import quantile_huber
 from .radial import radial
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
+from .reparameterize import reparameterize
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "quantize",
     "radial",
     "rational_quadratic_spline",
+    "reparameterize",
     "row_lstm",
     "sample_discretized_mixture_logistics",
     "spline_parameters",
