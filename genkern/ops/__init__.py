@@ -12,6 +12,7 @@ from .discretized_mixture_logistics import discretized_mixture_logistics, sample
 from .flow_batch_norm import flow_batch_norm
 from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
+from .gumbel_softmax import gumbel_softmax
 from .invertible_conv1x1 import fold_actnorm, inverse_and_log_abs_det, invertible_conv1x1, log_abs_det
 from .made_inverse import made_inverse
 from .planar import planar
@@ -39,6 +40,7 @@ __all__ = [
     "folded_plu_weight",
     "gated_activation",
     "gaussian_log_prob",
+    "gumbel_softmax",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",
     "log_abs_det",

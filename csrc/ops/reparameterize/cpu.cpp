@@ -163,8 +163,7 @@ void backward(const Backward& call, int64_t begin, int64_t end) {
       for (int64_t s = 0; s < samples; s++) std::fill_n(stage + s * length, length, grad_kl[b + s]);
       weights = stage;
     }
-    const T *grad_z = static_cast<const T*>(call.grad_z) + here,
-            *mean = at<T>(call.mean, call.mean_stride, b, first),
+    const T *grad_z = static_cast<const T*>(call.grad_z) + here, *mean = at<T>(call.mean, call.mean_stride, b, first),
             *logvar = at<T>(call.logvar, call.logvar_stride, b, first);
     T *grad_mean = static_cast<T*>(call.grad_mean) + here, *grad_logvar = static_cast<T*>(call.grad_logvar) + here;
     if (call.prior_mean == nullptr) {
