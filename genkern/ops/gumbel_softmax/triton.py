@@ -53,7 +53,9 @@ def _choose(logits, key, grad, out, panels, classes, inner, columns, temperature
     tl.store(out + at, y.to(out.dtype.element_ty), exists)
 
 
-def _run(logits: Tensor, grad: Tensor | None, key: Tensor, temperature: float, hard: bool, sample_offset: int) -> Tensor:
+def _run(
+    logits: Tensor, grad: Tensor | None, key: Tensor, temperature: float, hard: bool, sample_offset: int
+) -> Tensor:
     logits = logits.contiguous()
     out = torch.empty_like(logits)
     _, panels, classes, inner = logits.shape
