@@ -120,8 +120,11 @@ def test_most_models_are_one_player():
 
 
 def test_two_processes_end_where_one_does(tmp_path):
-    settings = repr({**vars(ADVERSARIAL)})
-    script = f"from genkern import experiments as e; e.train(e.TrainConfig(**{settings}), r'{tmp_path / 'two'}', device='cpu')"
+    code = """
+from genkern import experiments
+experiments.train(experiments.TrainConfig(**{settings}), {folder!r}, device="cpu")
+"""
+    script = code.format(settings=vars(ADVERSARIAL), folder=str(tmp_path / "two"))
     program = tmp_path / "program.py"
     program.write_text(script)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(models.__file__).parents[2])}

@@ -10,9 +10,9 @@ GENKERN_INLINE void unit_loop(const T* __restrict mean, const T* __restrict logv
                               T* __restrict z, A* __restrict kl, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
-    const A m = load(mean[i]), v = load(logvar[i]);
-    z[i] = store<T>(sampled(m, v, noise[i]));
-    kl[i] = divergence(m, v);
+    const Draw<A> d = draw<A>(load(mean[i]), load(logvar[i]), noise[i]);
+    z[i] = store<T>(d.z);
+    kl[i] = d.kl;
   }
 }
 
@@ -22,9 +22,9 @@ GENKERN_INLINE void prior_loop(const T* __restrict mean, const T* __restrict log
                                A* __restrict kl, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
-    const A m = load(mean[i]), v = load(logvar[i]);
-    z[i] = store<T>(sampled(m, v, noise[i]));
-    kl[i] = divergence<A>(m, v, load(prior_mean[i]), load(prior_logvar[i]));
+    const Draw<A> d = draw<A>(load(mean[i]), load(logvar[i]), noise[i], load(prior_mean[i]), load(prior_logvar[i]));
+    z[i] = store<T>(d.z);
+    kl[i] = d.kl;
   }
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,16 @@ def parse(text: str) -> list[tuple[int, str, int]]:
     return found
 
 
+def convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    nn.init.zeros_(cast(Tensor, layer.bias))
+    return layer
+
+
+def scaled(layer: nn.Module, factor: float) -> None:
+    cast(Tensor, layer.weight).data *= factor
+
+
 class Block(nn.Module):
     """Four convolutions with a narrow middle (figure 3a); at resolutions of 1 and 2 all of them 1 x 1."""
 
@@ -59,9 +70,7 @@ class Block(nn.Module):
         super().__init__()
         k = 3 if size > 2 else 1
         shapes = [(inputs, middle, 1), (middle, middle, k), (middle, middle, k), (middle, outputs, 1)]
-        self.layers = nn.ModuleList(nn.Conv2d(i, o, kernel, padding=kernel // 2) for i, o, kernel in shapes)
-        for layer in self.layers:
-            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(convolution(i, o, kernel) for i, o, kernel in shapes)
         self.down, self.residual = down, residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +92,7 @@ class Encoder(nn.Module):
                 down = number if kind == "d" else 1
                 blocks.append(Block(width, int(config.bottleneck * width), width, size, down=down, residual=True))
         for block in blocks:
-            block.layers[-1].weight.data *= math.sqrt(1 / len(blocks))
+            scaled(block.layers[-1], math.sqrt(1 / len(blocks)))
         self.first = nn.Conv2d(config.shape[0], width, 3, padding=1)
         self.blocks = nn.ModuleList(blocks)
 
@@ -106,12 +115,11 @@ class TopDownBlock(nn.Module):
         self.size, self.z = size, z
         self.posterior = Block(2 * width, middle, 2 * z, size)
         self.prior = Block(width, middle, 2 * z + width, size)
-        nn.init.zeros_(self.prior.layers[-1].weight)
-        self.project = nn.Conv2d(z, width, 1)
-        nn.init.zeros_(self.project.bias)
+        scaled(self.prior.layers[-1], 0.0)
+        self.project = convolution(z, width, 1)
         self.out = Block(width, middle, width, size, residual=True)
-        for layer in (self.project, self.out.layers[-1]):
-            layer.weight.data *= math.sqrt(1 / depth)
+        scaled(self.project, math.sqrt(1 / depth))
+        scaled(self.out.layers[-1], math.sqrt(1 / depth))
 
     def forward(self, x: Tensor, choose: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """``choose(x, mean, logvar)`` gives the latents, of what is above and of the prior's parameters."""
@@ -178,7 +186,9 @@ class VDVAE(VAE):
         return self.skip_rule(gradient_norm)
 
     def infer(self, x: Tensor, *, key: Tensor, sample_offset: int = 0, sampled: bool = False) -> Inference:
-        features, costs, latents = self.encoder(self.scale(x)), [], []
+        features = self.encoder(self.scale(x))
+        costs: list[Tensor] = []
+        latents: list[Tensor] = []
 
         def choose(i: int, above: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
             q = self._posterior(i, above, features)
@@ -193,7 +203,8 @@ class VDVAE(VAE):
         return Inference(self.likelihood.log_prob(params, x), torch.stack(costs, dim=1), latents)
 
     def encode(self, x: Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> Latents:
-        features, latents = self.encoder(self.scale(self._check(x))), []
+        features = self.encoder(self.scale(self._check(x)))
+        latents: list[Tensor] = []
 
         def choose(i: int, above: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
             q = self._posterior(i, above, features)
@@ -221,10 +232,11 @@ class VDVAE(VAE):
             key, temperature = random.key(0, device=params.device), 0.0
         return self.likelihood.sample(params, key=key, temperature=temperature, sample_offset=sample_offset)
 
-    def _posterior(self, i: int, above: Tensor, features: dict[int, Tensor]) -> tuple[Tensor, ...]:
+    def _posterior(self, i: int, above: Tensor, features: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents of block ``i``."""
-        block = self.decoder.blocks[i]
-        return block.posterior(torch.cat([above, features[block.size]], dim=1)).chunk(2, dim=1)
+        block = cast(TopDownBlock, self.decoder.blocks[i])
+        mean, logvar = block.posterior(torch.cat([above, features[block.size]], dim=1)).chunk(2, dim=1)
+        return mean, logvar
 
     def _check_blocks(self) -> None:
         config, side = self.config, self.config.shape[1]

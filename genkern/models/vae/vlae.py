@@ -7,12 +7,14 @@ autoregressive flow (section 3): its density takes one pass, a draw from it one 
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from ... import random
 from ...nn import (
@@ -22,12 +24,13 @@ from ...nn import (
     GaussianLatent,
     MaskedAutoregressive,
     MaskedConv2d,
+    PixelLikelihood,
 )
-from ...nn.autoregressive import jacobi
 from ...ops import gaussian_log_prob
 from . import conv_vae
 from ._base import VAE, Inference, Latents
 
+Scale = Callable[[Tensor], Tensor]  # integer pixels to [-1, 1]
 HALF_LN_2PI_E = 0.5 * (1 + math.log(2 * math.pi))
 
 
@@ -44,7 +47,7 @@ class Config:
     flows: int = 2  # MADEs of the prior
     flow_hidden: int = 256
     likelihood: str = "mixture"
-    free_bits: float = 2.0
+    free_bits: float = 8.0
     soft_free_bits: float | None = None
 
 
@@ -66,19 +69,46 @@ class WindowedPixelCNN(nn.Module):
     With heads that are a product over channels, sub-pixels see those before them; a mixture of logistics has its own.
     """
 
-    def __init__(self, config: Config, outputs: int, sub_pixels: int):
+    def __init__(self, config: Config, outputs: int, joint: bool):
         super().__init__()
-        F, masks = config.features, {"sub_pixels": sub_pixels}
-        self.first = MaskedConv2d(config.shape[0], F, config.window, mask="A", **masks)
-        self.layers = nn.ModuleList(MaskedConv2d(F, F, 1, mask="B", **masks) for _ in range(config.layers))
+        self.window, self.joint = config.window, joint
+        sub_pixels = 1 if joint else config.shape[0]
+        F = config.features
+        self.first = MaskedConv2d(config.shape[0], F, config.window, mask="A", sub_pixels=sub_pixels)
+        self.layers = nn.ModuleList(
+            MaskedConv2d(F, F, 1, mask="B", sub_pixels=sub_pixels) for _ in range(config.layers)
+        )
         self.conditions = nn.ModuleList(nn.Conv2d(F, F, 1) for _ in range(config.layers + 1))
-        self.last = MaskedConv2d(F, outputs, 1, mask="B", **masks)
+        self.last = MaskedConv2d(F, outputs, 1, mask="B", sub_pixels=sub_pixels)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        features = self.first(x) + self.conditions[0](h)
-        for layer, condition in zip(self.layers, self.conditions[1:], strict=True):
-            features = features + layer(silu(features)) + condition(h)
+        return self.head(self.first(x), [condition(h) for condition in self.conditions])
+
+    def head(self, features: Tensor, conditions: list[Tensor]) -> Tensor:
+        """What follows at each pixel, of itself alone."""
+        features = features + conditions[0]
+        for layer, condition in zip(self.layers, conditions[1:], strict=True):
+            features = features + layer(silu(features)) + condition
         return self.last(silu(features))
+
+    @torch.no_grad()
+    def draw(self, h: Tensor, noise: Tensor, likelihood: PixelLikelihood, temperature: float, scale: Scale) -> Tensor:
+        """Integer pixels in raster order, each from its window alone: the same as by passes over whole pictures."""
+        side, up = self.window // 2, self.window // 2
+        n, height, width = len(h), h.shape[2], h.shape[3]
+        x = torch.zeros(n, likelihood.channels, height, width, dtype=likelihood.pixel_dtype, device=h.device)
+        seen = pad(torch.zeros_like(x, dtype=h.dtype), (side, side, up, 0))  # in [-1, 1], nothing outside
+        conditions = [condition(h) for condition in self.conditions]
+        for i, j in itertools.product(range(height), range(width)):
+            at = (..., slice(i, i + 1), slice(j, j + 1))
+            here = [condition[at] for condition in conditions]
+            for channel in [slice(None)] if self.joint else range(likelihood.channels):
+                window = self.first(seen[:, :, i : i + up + 1, j : j + self.window])
+                params = self.head(window[:, :, up:, side : side + 1], here)
+                pixel = likelihood.draw(params, noise[at], temperature)[:, channel, 0, 0]
+                x[:, channel, i, j] = pixel
+                seen[:, channel, i + up, j + side] = scale(pixel)
+        return x
 
 
 class VLAE(VAE):
@@ -93,8 +123,8 @@ class VLAE(VAE):
         self.latent = GaussianLatent()
         self.prior = prior_flow(config)
         self.decoder = conv_vae.decoder(networks, config.features)
-        sub_pixels = 1 if config.likelihood == "mixture" else config.shape[0]
-        self.local = WindowedPixelCNN(config, self.likelihood.parameters_per_pixel, sub_pixels)
+        joint = config.likelihood == "mixture"  # it draws all channels of a pixel at once
+        self.local = WindowedPixelCNN(config, self.likelihood.parameters_per_pixel, joint)
 
     def infer(self, x: Tensor, *, key: Tensor, sample_offset: int = 0, sampled: bool = False) -> Inference:
         pixels = self.scale(x)
@@ -121,19 +151,13 @@ class VLAE(VAE):
     def decode(
         self, z: Latents, *, key: Tensor | None = None, temperature: float = 1.0, sample_offset: int = 0
     ) -> Tensor:
-        """Pixels of latents: the fixed point of drawing all pixels given those before them."""
+        """Pixels of latents, one after the other; without a key the likeliest of each, given those before it."""
         h = self.decoder(z)
-        shape = (len(h), self.likelihood.noise_per_pixel, *self.config.shape[1:])
         if key is None:
             key, temperature = random.key(0, device=h.device), 0.0
+        shape = (len(h), self.likelihood.noise_per_pixel, *self.config.shape[1:])
         noise = random.uniform(key, shape, sample_offset=sample_offset)
-        x = torch.zeros(len(h), *self.config.shape, dtype=self.likelihood.pixel_dtype, device=h.device)
-        everywhere = torch.ones(self.config.shape[1:], dtype=torch.bool, device=h.device)
-        return jacobi(
-            lambda x: self.local(self.scale(x), h),
-            lambda params, u: self.likelihood.draw(params, u, temperature),
-            x, noise, everywhere,
-        )[0]  # fmt: skip
+        return self.local.draw(h, noise, self.likelihood, temperature, self.scale)
 
 
 PRESETS = {

@@ -56,7 +56,7 @@ def reparameterize(
 
     with noise :math:`n` of the key, the same as ``genkern.random.normal(key, mean.shape)``, drawn in the kernel and
     again in the backward pass: nothing is saved but the inputs. Above 60, a variance (or a ratio of variances) of
-    1e26, the exponentials go on as their tangents, so that a log-variance of ±100 has finite values and gradients.
+    1e26, exponentials go on as their tangents, so that a log-variance of ±100 has finite values and gradients.
 
     Args:
         mean: :math:`\mu`, ``[B, *]``.

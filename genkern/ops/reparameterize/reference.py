@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
-CEILING = 60.0  # above it the exponential goes on as its tangent: no overflow, and a slope of the right sign
+CEILING = (
+    60.0  # of a log-variance; above it exponentials go on as their tangents: no overflow, slopes of the right sign
+)
 
 
-def exponential(x: Tensor) -> Tensor:
-    bounded = x.clamp(max=CEILING)
-    return torch.where(x > CEILING, torch.exp(bounded.detach()) * (1 + x - bounded.detach()), torch.exp(bounded))
+def exponential(x: Tensor, ceiling: float = CEILING) -> Tensor:
+    bounded = x.clamp(max=ceiling)
+    return torch.where(x > ceiling, torch.exp(bounded.detach()) * (1 + x - bounded.detach()), torch.exp(bounded))
 
 
 def exponential_minus_1(x: Tensor) -> Tensor:
@@ -16,7 +18,7 @@ def exponential_minus_1(x: Tensor) -> Tensor:
 
 
 def sample(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    return mean + exponential(0.5 * logvar) * noise
+    return mean + exponential(0.5 * logvar, 0.5 * CEILING) * noise
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ _ACC = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 @triton.jit
-def _exponential(x):
+def _exponential(x, ceiling):
     """Value and slope of e^x, its tangent above the ceiling."""
-    bounded = tl.minimum(x, CEILING)
+    bounded = tl.minimum(x, ceiling)
     slope = _triton.exp(bounded)
     return slope + slope * (x - bounded), slope
 
@@ -60,12 +60,12 @@ def _forward(mean, logvar, prior_mean, prior_logvar, key, z, kl, batch, elements
     noise = _noise(key, b + sample_offset, tl.program_id(1), ROWS, TILE).to(ACC)
     m = tl.load(mean + b * ms + e, keep, other=0).to(ACC)
     v = tl.load(logvar + b * vs + e, keep, other=0).to(ACC)
-    std, _ = _exponential(0.5 * v)
+    std, _ = _exponential(0.5 * v, 0.5 * CEILING)
     tl.store(z + b * elements + e, (m + std * noise).to(z.dtype.element_ty), keep)
     if PRIOR:
         d = m - tl.load(prior_mean + b * pms + e, keep, other=0).to(ACC)
         pv = tl.load(prior_logvar + b * pvs + e, keep, other=0).to(ACC)
-        precision, _ = _exponential(-pv)
+        precision, _ = _exponential(-pv, CEILING)
         ratio, _ = _exponential_m1(v - pv)
         term = 0.5 * (d * d * precision + (ratio - (v - pv)))
     else:
@@ -94,7 +94,7 @@ def _backward(grad_z, grad_kl, mean, logvar, prior_mean, prior_logvar, key, grad
         gk = tl.load(grad_kl + at, keep, other=0).to(ACC)
     else:
         gk = tl.load(grad_kl + b, b < batch, other=0).to(ACC)
-    _, std = _exponential(0.5 * v)
+    _, std = _exponential(0.5 * v, 0.5 * CEILING)
     spread = 0.5 * std * noise
     to = grad_mean.dtype.element_ty
     if PRIOR:
@@ -102,7 +102,7 @@ def _backward(grad_z, grad_kl, mean, logvar, prior_mean, prior_logvar, key, grad
         pv = tl.load(prior_logvar + b * pvs + e, keep, other=0).to(ACC)
         _, slope = _exponential_m1(v - pv)
         ratio = gk * (0.5 * slope)
-        precision, precision_slope = _exponential(-pv)
+        precision, precision_slope = _exponential(-pv, CEILING)
         pull = gk * d * precision
         tl.store(grad_mean + at, (gz + pull).to(to), keep)
         tl.store(grad_prior_mean + at, (-pull).to(to), keep)
