@@ -36,7 +36,7 @@ def baselines(data_set: DataSet) -> dict[str, float]:
 def summarize(
     model: GenerativeModel, data_set: DataSet, run: Run, facts: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
-    """Writes ``summary.json``, ``samples.png`` and ``curves.png``."""
+    """Writes ``summary.json``, ``samples.png``, ``curves.png``, and the pictures that the model has of its own."""
     model = model.to(device).eval()
     root = random.key((run.read_config() or {}).get("seed", 0), device=device)
     unit = metrics.unit(model)
@@ -53,6 +53,9 @@ def summarize(
         summary["reconstruction"] = metrics.reconstruction_error(model, data_set.test)
     write_json(run.summary, summary)
     save_samples(run.folder / "samples.png", model, random.fold_in(root, SAMPLES), data_set=data_set)
+    held_out = metrics.like(model, data_set.test[:N_SAMPLES])
+    for name, pictures in model.pictures(held_out, key=random.fold_in(root, SAMPLES)).items():
+        figures.save_grid(run.folder / f"{name}.png", pictures, model.config.levels)
     drawn = {name: value for name, value in summary["baselines"].items() if "test part" not in name}
     figures.save_curves(run.folder / "curves.png", run.rows(), unit, drawn)
     return summary

@@ -4,6 +4,7 @@ A step is a pure function of the weights, the optimiser's state and the number o
 the learning rate all follow from the seed and that number. So a checkpoint holds no generator states, a run resumed
 on a CPU ends with the same bits, and a run of N processes draws the noise of one process with the same whole batch:
 process ``r`` takes its part of the batch and tells the model at which sample it starts (``sample_offset``).
+The players of an adversarial model take turns within a step, each with its own optimiser; most models have one player.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import models, random
 from .._errors import Diverged, Interrupted
-from ..models import Batch, GenerativeModel
+from ..models import Batch, GenerativeModel, Player
 from . import data, metrics
 from .average import Average
 from .config import PRECISIONS, TrainConfig
@@ -113,7 +114,7 @@ class Trainer:
             # every process sees the whole first batch, so all of them initialise alike
             model.train()
             model.initialize(self._batch(self.order.batch(0)), key=random.fold_in(self.noise, -1))
-        self.module, self.optimizer = fabric.setup(_Loss(model), _optimizer(model, config))
+        self.sides = [self._side(name, player) for name, player in model.players().items()]
         self.average = Average(model, config.ema) if config.ema else None
         if state is not None:
             self._restore(state)
@@ -125,7 +126,7 @@ class Trainer:
     def fit(self) -> None:
         title = f"{self.config.model} on {self.config.data}"
         self.report.start(title, self.config.steps, self.step)
-        self.module.train()
+        self.model.train()
         since, before = time.monotonic(), self.seconds
         try:
             while self.step < self.config.steps and not self.stopped:
@@ -153,22 +154,48 @@ class Trainer:
         torch.default_generator.manual_seed(seed)
         if fabric.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        rate = config.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        total, terms = self.module(*batch, random.fold_in(self.noise, self.step), first)
-        fabric.backward(total)
-        values = {}
-        if config.clip:
-            norm = fabric.clip_gradients(self.module, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
-            values["gradient_norm"] = norm
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        rate, key = config.learning_rate(self.step), random.fold_in(self.noise, self.step)
+        values: dict[str, Tensor] = {}
+        for number, side in enumerate(self.sides):
+            if (self.step + 1) % side.player.every == 0:
+                turn = key if len(self.sides) == 1 else random.fold_in(key, number)
+                values |= self._turn(side, rate, (*batch, turn, first))
         if self.average:
             self.average.update(self.step)
         self.step += 1
         if self.step % LOG_EVERY == 0 or self.step in (1, config.steps):
-            self._log({"loss": total.detach(), **terms, **values}, rate)
+            losses = [values[self._named("loss", side)] for side in self.sides if self._named("loss", side) in values]
+            self._log({**values, "loss": torch.stack(losses).sum()}, rate)
+
+    def _side(self, name: str, player: Player) -> Side:
+        """A player's loss as a module, in which (for DDP) no parameters but its own have gradients; its optimiser."""
+        take_turn(self.model, player)
+        module, optimizer = self.fabric.setup(_Loss(self.model, name), _optimizer(player, self.config))
+        return Side(name, player, module, optimizer)
+
+    def _turn(self, side: Side, rate: float, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
+        """One update of one player; what there is to log of it."""
+        config, fabric = self.config, self.fabric
+        if len(self.sides) > 1:
+            take_turn(self.model, side.player)
+        for group in side.optimizer.param_groups:
+            group["lr"] = rate * side.player.rate
+        total, terms = side.module(*inputs)
+        fabric.backward(total)
+        values = {self._named("loss", side): total.detach(), **terms}
+        accepted = True
+        if config.clip or self.model.skips_steps:
+            bound = config.clip or math.inf
+            norm = fabric.clip_gradients(side.module, side.optimizer, max_norm=bound, error_if_nonfinite=False)
+            values[self._named("gradient_norm", side)] = norm
+            accepted = self.model.accepts(norm)
+        if accepted:
+            side.optimizer.step()
+        side.optimizer.zero_grad(set_to_none=True)
+        return values
+
+    def _named(self, value: str, side: Side) -> str:
+        return value if len(self.sides) == 1 else f"{value}_{side.name}"
 
     def _log(self, values: dict[str, Tensor], rate: float) -> None:
         """Means over processes; the only place, besides an evaluation, where the host waits for the device."""
@@ -215,7 +242,7 @@ class Trainer:
             {
                 "model": self.model.state_dict(),
                 "average": self.average.model.state_dict() if self.average else None,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": {side.name: side.optimizer.state_dict() for side in self.sides},
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "progress": {name: getattr(self, name) for name in PROGRESS},
             }
@@ -225,7 +252,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.model.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for side in self.sides:
+            side.optimizer.load_state_dict(state["optimizers"][side.name])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         for name in PROGRESS:
             setattr(self, name, state["progress"][name])
@@ -238,24 +266,41 @@ class Trainer:
 PROGRESS = ("step", "best", "best_step", "stale", "seconds", "stopped")
 
 
-class _Loss(nn.Module):
-    """`GenerativeModel.loss` as the ``forward`` that DDP needs to see, and as plain tensors."""
+class Side(NamedTuple):
+    """A player with what it needs in its turn."""
 
-    def __init__(self, model: GenerativeModel):
+    name: str
+    player: Player
+    module: Any  # of Fabric
+    optimizer: Any
+
+
+def take_turn(model: nn.Module, player: Player) -> None:
+    """Only this player's parameters have gradients."""
+    model.requires_grad_(False)
+    for parameter in player.parameters:
+        parameter.requires_grad_(True)
+
+
+class _Loss(nn.Module):
+    """`GenerativeModel.loss_of` a player as the ``forward`` that DDP needs to see, and as plain tensors."""
+
+    def __init__(self, model: GenerativeModel, player: str):
         super().__init__()
-        self.model = model
+        self.model, self.player = model, player
 
     def forward(self, x: Tensor, y: Tensor | None, key: Tensor, sample_offset: int) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = self.model.loss(Batch(x, y), key=key, sample_offset=sample_offset)
+        loss = self.model.loss_of(self.player, Batch(x, y), key=key, sample_offset=sample_offset)
         return loss.total, dict(loss.terms)
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(player: Player, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam, in one pass over the weights; clipping what the scaler of float16 scaled needs the plain one."""
-    fused = config.precision != "16" and next(model.parameters()).device.type in ("cpu", "cuda")
+    fused = config.precision != "16" and player.parameters[0].device.type in ("cpu", "cuda")
+    settings: dict[str, Any] = {"lr": config.lr, "betas": player.betas, "fused": fused}
     if config.weight_decay:
-        return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused)
-    return torch.optim.Adam(model.parameters(), lr=config.lr, fused=fused)
+        return torch.optim.AdamW(player.parameters, weight_decay=config.weight_decay, **settings)
+    return torch.optim.Adam(player.parameters, **settings)
 
 
 def make_fabric(device: str, precision: str) -> Any:

@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from .._names import unknown
-from ._base import Batch, GenerativeModel, Loss, as_batch, config_from_dict, describe
+from ._base import Batch, GenerativeModel, Loss, Player, as_batch, config_from_dict, describe
 
-__all__ = ["Batch", "GenerativeModel", "Loss", "as_batch", "build", "load", "presets", "register"]
+__all__ = ["Batch", "GenerativeModel", "Loss", "Player", "as_batch", "build", "load", "presets", "register"]
 
 MODULES: list[str] = [
     "genkern.models.flows.nice",
@@ -35,6 +35,10 @@ MODULES: list[str] = [
     "genkern.models.autoregressive.pixeliqn",
     "genkern.models.autoregressive.pixelrnn",
     "genkern.models.autoregressive.sparse_transformer",
+    "genkern.models.vae.conv_vae",
+    "genkern.models.vae.vlae",
+    "genkern.models.vae.vdvae",
+    "genkern.models.vae.aae",
 ]
 
 

@@ -33,6 +33,18 @@ class Loss(NamedTuple):
     terms: dict[str, Tensor]
 
 
+class Player(NamedTuple):
+    """One side of an adversarial model: its parameters, and how its own optimiser moves them.
+
+    It takes its turn in every ``every``-th step, at ``rate`` times the learning rate of the run, with Adam's ``betas``.
+    """
+
+    parameters: list[nn.Parameter]
+    every: int = 1
+    rate: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
 class GenerativeModel(nn.Module):
     """Base of all models: ``Model(config)`` with a frozen dataclass ``config``, named by ``config_class``.
 
@@ -60,6 +72,27 @@ class GenerativeModel(nn.Module):
 
     def initialize(self, batch: Batch | Tensor, *, key: Tensor | None = None) -> None:
         """Data-dependent initialisation from a first batch; nothing, unless the model says otherwise."""
+
+    def players(self) -> dict[str, Player]:
+        """Who takes turns in a training step, in order: one player, who has the whole model and whose loss is `loss`.
+
+        An adversarial model names several, without a parameter in common; `loss_of` gives each its own loss.
+        """
+        return {"model": Player([parameter for parameter in self.parameters() if parameter.requires_grad])}
+
+    def loss_of(self, player: str, batch: Batch | Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> Loss:
+        """What a player minimises in its turn; only its own parameters have gradients then."""
+        return self.loss(batch, key=key, sample_offset=sample_offset)
+
+    skips_steps: ClassVar[bool] = False  # whether `accepts` is asked; it costs a synchronisation
+
+    def accepts(self, gradient_norm: Tensor) -> bool:
+        """Whether a training step is made, given the norm of its gradients, or skipped."""
+        return True
+
+    def pictures(self, x: Tensor, *, key: Tensor) -> dict[str, Tensor]:
+        """Pictures ``[N, C, H, W]`` by name that a run leaves beside its samples, of held-out data ``x``; none here."""
+        return {}
 
     @property
     def capabilities(self) -> frozenset[str]:

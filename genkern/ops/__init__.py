@@ -12,6 +12,7 @@ from .discretized_mixture_logistics import discretized_mixture_logistics, sample
 from .flow_batch_norm import flow_batch_norm
 from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
+from .gumbel_softmax import gumbel_softmax
 from .invertible_conv1x1 import fold_actnorm, inverse_and_log_abs_det, invertible_conv1x1, log_abs_det
 from .made_inverse import made_inverse
 from .planar import planar
@@ -19,6 +20,7 @@ from .plu_weight import folded_plu_weight, plu_factors, plu_weight
 from .quantile_huber import quantile_huber
 from .radial import radial
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
+from .reparameterize import reparameterize
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "folded_plu_weight",
     "gated_activation",
     "gaussian_log_prob",
+    "gumbel_softmax",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",
     "log_abs_det",
@@ -50,6 +53,7 @@ __all__ = [
     "quantize",
     "radial",
     "rational_quadratic_spline",
+    "reparameterize",
     "row_lstm",
     "sample_discretized_mixture_logistics",
     "spline_parameters",
