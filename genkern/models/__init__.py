@@ -39,6 +39,9 @@ MODULES: list[str] = [
     "genkern.models.vae.vlae",
     "genkern.models.vae.vdvae",
     "genkern.models.vae.aae",
+    "genkern.models.energy.ddpm",
+    "genkern.models.energy.improved_ddpm",
+    "genkern.models.energy.edm",
 ]
 
 

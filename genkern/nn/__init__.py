@@ -14,6 +14,7 @@ from .autoregressive import (
     check_causality,
     sparse_attention,
 )
+from .diffusion import EDMPreconditioning, ResidualMLP, TimeEmbedding, UNet, timestep_embedding
 from .flows import (
     CNF,
     ActNorm,
@@ -99,6 +100,7 @@ __all__ = [
     "DiagonalBiLSTM",
     "DiscretizedLogistic",
     "DiscretizedMixture",
+    "EDMPreconditioning",
     "ElementwiseSpline",
     "ElementwiseTransform",
     "EmergingConv2d",
@@ -128,6 +130,7 @@ __all__ = [
     "Prior",
     "Radial",
     "ResidualFlow",
+    "ResidualMLP",
     "RowLSTM",
     "RussianRoulette",
     "ShiftedConv2d",
@@ -143,6 +146,8 @@ __all__ = [
     "StandardLogistic",
     "StandardNormal",
     "Sylvester",
+    "TimeEmbedding",
+    "UNet",
     "Unsqueeze",
     "VariationalDequantization",
     "VelocityNetwork",
@@ -158,4 +163,5 @@ __all__ = [
     "softmax",
     "softmin",
     "sparse_attention",
+    "timestep_embedding",
 ]
