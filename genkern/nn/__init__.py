@@ -14,6 +14,7 @@ from .autoregressive import (
     check_causality,
     sparse_attention,
 )
+from .diffusion import EDMPreconditioning, ResidualMLP, TimeEmbedding, UNet, timestep_embedding
 from .flows import (
     CNF,
     ActNorm,
@@ -75,6 +76,7 @@ __all__ = [
     "ClassConditionalGaussian",
     "Conditioned",
     "DiagonalBiLSTM",
+    "EDMPreconditioning",
     "ElementwiseSpline",
     "ElementwiseTransform",
     "EmergingConv2d",
@@ -102,6 +104,7 @@ __all__ = [
     "Prior",
     "Radial",
     "ResidualFlow",
+    "ResidualMLP",
     "RowLSTM",
     "RussianRoulette",
     "ShiftedConv2d",
@@ -115,6 +118,8 @@ __all__ = [
     "StandardLogistic",
     "StandardNormal",
     "Sylvester",
+    "TimeEmbedding",
+    "UNet",
     "Unsqueeze",
     "VariationalDequantization",
     "VelocityNetwork",
@@ -122,4 +127,5 @@ __all__ = [
     "check_causality",
     "checkerboard",
     "sparse_attention",
+    "timestep_embedding",
 ]
