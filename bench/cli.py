@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         help="warm (default): malloc keeps freed memory, as a training run with MALLOC_MMAP_THRESHOLD_ set would;"
         " default: malloc as it comes, which pays page faults for every large tensor; both: one after the other",
     )
+    parser.add_argument(
+        "--peers", nargs="?", const=Path("build/peers"), type=Path, metavar="DIR",
+        help="measure other libraries too, those in DIR (default: build/peers, where `make peers` puts them)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="F", help="write the results")
     parser.add_argument("--results", type=Path, metavar="DIR", help="write DIR/<machine>-<date>.json, .md and .png")
     parser.add_argument("--markdown", type=Path, metavar="F", help="write a report")
@@ -63,6 +67,11 @@ def _run(words: list[str]) -> int:
     allocator = "warm" if arguments.allocator == "both" else arguments.allocator
     if allocator == "warm" and not timing.keep_freed_memory():  # before torch allocates anything large
         allocator = "default"
+
+    if arguments.peers:
+        if not arguments.peers.is_dir():
+            raise ValueError(f"bench: --peers: there is no folder {arguments.peers}; `make peers` fills build/peers.")
+        sys.path.append(str(arguments.peers.resolve()))  # last, so that nothing of genkern's own is replaced
 
     import torch
 
