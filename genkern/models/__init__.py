@@ -35,6 +35,8 @@ MODULES: list[str] = [
     "genkern.models.autoregressive.pixeliqn",
     "genkern.models.autoregressive.pixelrnn",
     "genkern.models.autoregressive.sparse_transformer",
+    "genkern.models.energy.igebm",
+    "genkern.models.energy.jem",
 ]
 
 

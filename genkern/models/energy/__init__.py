@@ -1,0 +1,1 @@
+"""Models that learn noise, scores or energies, and sample by removing noise step by step."""
