@@ -8,6 +8,7 @@ from .causal_sample import causal_sample
 from .concat_elu import concat_elu
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .diagonal_lstm import diagonal_lstm, row_lstm
+from .diffusion_step import diffusion_step
 from .discretized_mixture_logistics import discretized_mixture_logistics, sample_discretized_mixture_logistics
 from .flow_batch_norm import flow_batch_norm
 from .gated_activation import gated_activation
@@ -33,6 +34,7 @@ __all__ = [
     "concat_elu",
     "dequantize",
     "diagonal_lstm",
+    "diffusion_step",
     "discretized_mixture_logistics",
     "flow_batch_norm",
     "fold_actnorm",
