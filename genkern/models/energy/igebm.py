@@ -64,7 +64,16 @@ class IGEBM(PersistentEnergyModel):
 PRESETS = {
     "igebm": Config(),
     "igebm-mnist": Config(shape=(1, 28, 28), channels=(32, 64, 64), blocks=1),
+    # the chain moves a pixel by at most 0.1 a step, as in the paper, at a temperature of 2.5e-5
     "igebm-small": Config(
-        (1, 8, 8), levels=17, network="conv", channels=(32, 64, 128), steps=20, buffer=2000, regularization=0.1
+        (1, 8, 8),
+        levels=17,
+        network="conv",
+        channels=(32, 64, 128),
+        steps=20,
+        step=0.5,
+        clamp_grad=0.2,
+        buffer=2000,
+        regularization=0.1,
     ),
 }
