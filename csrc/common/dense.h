@@ -40,6 +40,13 @@ inline Tensor dense_in_order(const Tensor& tensor) {
   return torch::stable::copy_(copy, tensor);
 }
 
+// A contiguous result with the strides of `like`: what counts elements by their indices, as noise does, writes it so.
+inline Tensor in_order_of(const Tensor& like, const Tensor& contiguous) {
+  if (like.is_contiguous()) return contiguous;
+  Tensor result = torch::stable::empty_like(like);
+  return torch::stable::copy_(result, contiguous);
+}
+
 // How to walk a dense [B, C, *].
 inline Channels channels_of(const Tensor& tensor) {
   const int64_t channels = tensor.size(1);

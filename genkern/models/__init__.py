@@ -35,6 +35,9 @@ MODULES: list[str] = [
     "genkern.models.autoregressive.pixeliqn",
     "genkern.models.autoregressive.pixelrnn",
     "genkern.models.autoregressive.sparse_transformer",
+    "genkern.models.energy.ddpm",
+    "genkern.models.energy.improved_ddpm",
+    "genkern.models.energy.edm",
     "genkern.models.energy.igebm",
     "genkern.models.energy.jem",
 ]

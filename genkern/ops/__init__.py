@@ -8,6 +8,7 @@ from .causal_sample import causal_sample
 from .concat_elu import concat_elu
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .diagonal_lstm import diagonal_lstm, row_lstm
+from .diffusion_loss import diffusion_loss
 from .diffusion_step import diffusion_step
 from .discretized_mixture_logistics import discretized_mixture_logistics, sample_discretized_mixture_logistics
 from .flow_batch_norm import flow_batch_norm
@@ -18,6 +19,7 @@ from .langevin_step import langevin_snr_step, langevin_step
 from .made_inverse import made_inverse
 from .planar import planar
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
+from .q_sample import q_sample
 from .quantile_huber import quantile_huber
 from .radial import radial
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
@@ -34,6 +36,7 @@ __all__ = [
     "concat_elu",
     "dequantize",
     "diagonal_lstm",
+    "diffusion_loss",
     "diffusion_step",
     "discretized_mixture_logistics",
     "flow_batch_norm",
@@ -51,6 +54,7 @@ __all__ = [
     "planar",
     "plu_factors",
     "plu_weight",
+    "q_sample",
     "quantile_huber",
     "quantize",
     "radial",

@@ -8,43 +8,40 @@ namespace {
 constexpr int64_t STAGE = 1024;  // elements at a time: noise and widened inputs stay in the first cache
 
 // `out` may be `x`, and `x0` may be `previous`: an element is read before it is written.
-template <bool with_previous, bool with_noise, bool with_x0, typename A>
+template <bool with_output, bool with_previous, bool with_noise, bool with_x0, typename A>
 GENKERN_INLINE void step_loop(const A* x, const A* output, const A* previous, const A* noise, A* out, A* x0, int64_t n,
                               const Row<A>& row) {
   const A to_x0 = row.x0_of_x, output_to_x0 = row.x0_of_output, low = row.low, high = row.high, scale = row.scale;
-  const A k_x = row.x, k_x0 = row.x0, k_output = row.output, k_previous = row.previous, k_noise = row.noise;
+  const A k_x = row.x, k_x0 = row.x0 * scale, k_output = row.output, k_previous = row.previous, k_noise = row.noise;
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
-    const A data = clamped(to_x0 * x[i] + output_to_x0 * output[i], low, high) * scale;
-    A after = k_x * x[i] + k_x0 * data + k_output * output[i];
+    const A data = clamped(to_x0 * x[i] + output_to_x0 * output[i], low, high);
+    A after = k_x * x[i] + k_x0 * data;
+    if (with_output) after += k_output * output[i];
     if (with_previous) after += k_previous * previous[i];
     if (with_noise) after += k_noise * noise[i];
-    if (with_x0) x0[i] = data;
+    if (with_x0) x0[i] = data * scale;
     out[i] = after;
   }
 }
 
-template <bool with_previous, bool with_noise, typename A>
-GENKERN_INLINE void with_or_without_x0(const A* x, const A* output, const A* previous, const A* noise, A* out, A* x0,
-                                       int64_t n, const Row<A>& row) {
-  if (x0) {
-    step_loop<with_previous, with_noise, true>(x, output, previous, noise, out, x0, n, row);
-  } else {
-    step_loop<with_previous, with_noise, false>(x, output, previous, noise, out, x0, n, row);
-  }
-}
-
-template <typename A>
+// The terms that there are, one after the other, as constants of the loop.
+template <bool... chosen, typename A>
 GENKERN_INLINE void choose_loop(const A* x, const A* output, const A* previous, const A* noise, A* out, A* x0,
                                 int64_t n, const Row<A>& row) {
-  if (previous && noise) {
-    with_or_without_x0<true, true>(x, output, previous, noise, out, x0, n, row);
-  } else if (previous) {
-    with_or_without_x0<true, false>(x, output, previous, noise, out, x0, n, row);
-  } else if (noise) {
-    with_or_without_x0<false, true>(x, output, previous, noise, out, x0, n, row);
+  constexpr size_t count = sizeof...(chosen);
+  if constexpr (count == 4) {
+    step_loop<chosen...>(x, output, previous, noise, out, x0, n, row);
   } else {
-    with_or_without_x0<false, false>(x, output, previous, noise, out, x0, n, row);
+    const bool next = count == 0   ? row.output != A(0)
+                      : count == 1 ? bool(previous)
+                      : count == 2 ? bool(noise)
+                                   : bool(x0);
+    if (next) {
+      choose_loop<chosen..., true>(x, output, previous, noise, out, x0, n, row);
+    } else {
+      choose_loop<chosen..., false>(x, output, previous, noise, out, x0, n, row);
+    }
   }
 }
 
@@ -94,22 +91,27 @@ GENKERN_INLINE double ratio_loop(const T* c, const T* u, int64_t n, A w) {
 #define GENKERN_OF_ARITHMETIC(A, CLONES)                                                                             \
   CLONES void update(const A* x, const A* output, const A* previous, const A* noise, A* out, A* x0, int64_t n,       \
                      const Row<A>& row) {                                                                            \
-    choose_loop(x, output, previous, noise, out, x0, n, row);                                                        \
+    choose_loop<>(x, output, previous, noise, out, x0, n, row);                                                        \
   }                                                                                                                  \
   CLONES void scale_noise(const A* v, A* noise, int64_t n, A log_std, A slope) {                                     \
     scale_loop(v, noise, n, log_std, slope);                                                                         \
   }
-#define GENKERN_OF_STORAGE(T, A, CLONES)                                                                             \
-  CLONES void widen(const T* from, A* to, int64_t n) { load_loop(from, to, n); }                                     \
-  CLONES void narrow(const A* from, T* to, int64_t n) { store_loop(from, to, n); }                                   \
-  CLONES void guide(const T* c, const T* u, A* to, int64_t n, A of_c, A of_u) { guide_loop(c, u, to, n, of_c, of_u); } \
+#define GENKERN_OF_STORAGE(T, A, CLONES)                                                         \
+  CLONES void guide(const T* c, const T* u, A* to, int64_t n, A of_c, A of_u) {                  \
+    guide_loop(c, u, to, n, of_c, of_u);                                                         \
+  }                                                                                              \
   CLONES double ratio(const T* c, const T* u, int64_t n, A w) { return ratio_loop(c, u, n, w); }
+#define GENKERN_OF_NARROW(T)                                                                     \
+  GENKERN_CLONES void widen(const T* from, float* to, int64_t n) { load_loop(from, to, n); }     \
+  GENKERN_CLONES void narrow(const float* from, T* to, int64_t n) { store_loop(from, to, n); }
 GENKERN_OF_ARITHMETIC(float, GENKERN_CLONES)
 GENKERN_OF_ARITHMETIC(double, )
 GENKERN_OF_STORAGE(float, float, GENKERN_CLONES)
 GENKERN_OF_STORAGE(double, double, )
 GENKERN_OF_STORAGE(Half, float, GENKERN_CLONES)
 GENKERN_OF_STORAGE(BFloat16, float, GENKERN_CLONES)
+GENKERN_OF_NARROW(Half)
+GENKERN_OF_NARROW(BFloat16)
 
 // The values themselves, or widened into the buffer.
 template <typename T, typename A = arithmetic_t<T>>
