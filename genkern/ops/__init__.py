@@ -16,6 +16,7 @@ from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
 from .gumbel_softmax import gumbel_softmax
 from .invertible_conv1x1 import fold_actnorm, inverse_and_log_abs_det, invertible_conv1x1, log_abs_det
+from .langevin_step import langevin_snr_step, langevin_step
 from .made_inverse import made_inverse
 from .planar import planar
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
@@ -48,6 +49,8 @@ __all__ = [
     "gumbel_softmax",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",
+    "langevin_snr_step",
+    "langevin_step",
     "log_abs_det",
     "logit_transform",
     "made_inverse",
