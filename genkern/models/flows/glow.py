@@ -70,7 +70,10 @@ class ZeroConv(nn.Module):
 def coupling_network(inputs: int, outputs: int, config: Config) -> nn.Module:
     """Three convolutions, 3x3, 1x1 and 3x3, the last of which starts at zero (section 4); a vector has one site."""
     size = 3 if len(config.shape) == 3 else 1
-    first, centre = nn.Conv2d(inputs, config.hidden, size, padding=size // 2), nn.Conv2d(config.hidden, config.hidden, 1)
+    first, centre = (
+        nn.Conv2d(inputs, config.hidden, size, padding=size // 2),
+        nn.Conv2d(config.hidden, config.hidden, 1),
+    )
     for conv in (first, centre):
         nn.init.normal_(conv.weight, std=0.05)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
