@@ -37,9 +37,20 @@ DATA_HELP = "Data set: digits, mnist, patches8, patches32, photos8, photos32, ei
 def train(
     model: Annotated[str, typer.Argument(help="A preset; `genkern models` lists them.", show_default=False)],
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "digits",
-    steps: Annotated[int, typer.Option(help="Updates of the weights.", rich_help_panel=MODEL_OPTIONS)] = 1500,
-    batch_size: Annotated[int, typer.Option(help="Samples a step.", rich_help_panel=MODEL_OPTIONS)] = 64,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.", rich_help_panel=MODEL_OPTIONS)] = 3e-3,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Updates of the weights (default: the preset's, or 1500).", rich_help_panel=MODEL_OPTIONS),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples a step (default: the preset's, or 64 pictures, 256 points).", rich_help_panel=MODEL_OPTIONS
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of Adam (default: the preset's, or 0.003).", rich_help_panel=MODEL_OPTIONS),
+    ] = None,
     schedule: Annotated[str, typer.Option(help="cosine or constant.", rich_help_panel=MODEL_OPTIONS)] = "cosine",
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.", rich_help_panel=MODEL_OPTIONS)] = 100,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW (0: Adam).", rich_help_panel=MODEL_OPTIONS)] = 0.01,
@@ -47,8 +58,12 @@ def train(
         float, typer.Option(help="Largest norm of the gradient (0: any).", rich_help_panel=MODEL_OPTIONS)
     ] = 0.0,
     ema: Annotated[
-        float, typer.Option(help="Decay of the average of the weights (0: none).", rich_help_panel=MODEL_OPTIONS)
-    ] = 0.999,
+        float | None,
+        typer.Option(
+            help="Decay of the average of the weights (0: none; default: the preset's, or 0.999).",
+            rich_help_panel=MODEL_OPTIONS,
+        ),
+    ] = None,
     patience: Annotated[
         int,
         typer.Option(
@@ -83,8 +98,8 @@ def train(
     from . import experiments
     from .experiments.progress import for_terminal
 
-    config = experiments.TrainConfig(
-        model=model, data=data, options=_options(set_ or []), steps=steps, batch_size=batch_size, lr=lr,
+    config = experiments.suggested(
+        model, data, options=_options(set_ or []), steps=steps, batch_size=batch_size, lr=lr,
         schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, ema=ema, patience=patience,
         precision=precision, seed=seed, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
     )  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 
 import genkern
 from genkern import cli, models
-from genkern.experiments import TrainConfig
+from genkern.experiments import TrainConfig, suggested
 from genkern.experiments.data import DATA_SETS
 from genkern.experiments.progress import Live, Plain, for_terminal
 
@@ -87,7 +87,22 @@ def test_the_command_has_the_defaults_of_the_library():
     defaults = {name: parameter.default for name, parameter in inspect.signature(cli.train).parameters.items()}
     for field in dataclasses.fields(TrainConfig):
         if field.name in defaults and field.name != "model":
-            assert defaults[field.name] == field.default, field.name
+            assert defaults[field.name] in (field.default, None), field.name
+
+
+def test_what_is_not_said_is_taken_from_the_recipe_of_the_preset_and_the_kind_of_data():
+    assert suggested("glow-small", "digits", lr=None) == TrainConfig("glow-small", "digits")
+    assert suggested("nsf", "checkerboard") == TrainConfig("nsf", "checkerboard", batch_size=256)
+    recipe = models.recipe("residual-flow-2d")
+    assert recipe["lr"] == 2e-2 and models.recipe("glow-small") == {}
+    assert suggested("residual-flow-2d", "two-moons", steps=7).lr == 2e-2
+    assert suggested("residual-flow-2d", "two-moons", lr=1e-3, steps=7) == TrainConfig(
+        "residual-flow-2d", "two-moons", **{**recipe, "lr": 1e-3, "steps": 7}
+    )
+    names = models.presets()
+    for path in models.MODULES:
+        for name, fields in getattr(sys.modules[path], "RECIPES", {}).items():
+            assert name in names and TrainConfig(name, **fields)
 
 
 def test_a_model_is_trained_resumed_and_sampled(genkern_command, tmp_path):

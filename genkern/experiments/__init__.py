@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .._errors import Diverged, Interrupted
-from .config import TrainConfig
+from .config import TrainConfig, suggested
 from .metrics import bits_per_dim, held_out
 from .training import train
 
-__all__ = ["Diverged", "Interrupted", "TrainConfig", "bits_per_dim", "held_out", "train"]
+__all__ = ["Diverged", "Interrupted", "TrainConfig", "bits_per_dim", "held_out", "suggested", "train"]

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import models
+from . import data
+
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 SCHEDULES = ("cosine", "constant")
 
@@ -56,6 +59,13 @@ class TrainConfig:
             return self.lr * warm
         progress = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def suggested(model: str, data_set: str, **given: Any) -> TrainConfig:
+    """What is given, and for the rest (or what is None) the preset's recipe; 256 points of the plane a step."""
+    defaults = {"batch_size": 256} if data_set in data.POINTS else {}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return TrainConfig(model, data_set, **{**defaults, **models.recipe(model), **chosen})
 
 
 def _flag(name: str) -> str:

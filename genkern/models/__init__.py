@@ -1,7 +1,8 @@
 """Generative models by name.
 
 Each model is one file that defines ``Config`` (a frozen dataclass), the model and ``PRESETS: dict[str, Config]``;
-adding a model is writing that file and adding its path to `MODULES`.
+adding a model is writing that file and adding its path to `MODULES`. It may define ``RECIPES``, how presets are best
+trained: by their names, fields of `genkern.experiments.TrainConfig`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .._names import unknown
 from ._base import Batch, GenerativeModel, Loss, Player, as_batch, config_from_dict, describe
 
 __all__ = ["Batch", "GenerativeModel", "Loss", "Player", "as_batch", "build", "load", "presets", "register"]
+__all__ = ["Batch", "GenerativeModel", "Loss", "as_batch", "build", "load", "presets", "recipe", "register"]
 
 MODULES: list[str] = [
     "genkern.models.flows.nice",
@@ -69,6 +71,14 @@ def presets() -> dict[str, Preset]:
             if name in found:
                 raise ValueError(f"models: the preset {name!r} of {path} is defined already.")
             found[name] = Preset(_model_of(module, type(config)), config)
+    return found
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """How a preset is best trained: fields of `genkern.experiments.TrainConfig`, which has defaults for the others."""
+    found: dict[str, Any] = {}
+    for path in MODULES:
+        found |= getattr(importlib.import_module(path), "RECIPES", {}).get(name, {})
     return found
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from genkern.experiments import TrainConfig, train
+from genkern.experiments import TrainConfig, suggested, train
 
 TOYS = ["eight-gaussians", "checkerboard", "two-moons"]
 
@@ -14,14 +14,24 @@ def assert_between_the_entropy_and(slack: float, summary: dict) -> None:
     assert summary["test"] >= summary["baselines"]["exact entropy"]
 
 
-def test_ffjord_comes_near_the_entropy_of_the_hardest_toy_and_never_below(tmp_path):
-    config = TrainConfig(
-        "ffjord-2d", data="checkerboard", steps=800, batch_size=256, lr=1e-2, ema=0.99, evaluate_every=800
-    )
+@pytest.mark.parametrize(
+    ("model", "toy", "steps"),
+    [
+        ("ffjord-2d", "checkerboard", None),  # None: the preset's own recipe; the other toys need less of it
+        ("ffjord-2d", "two-moons", 250),
+        ("ffjord-2d", "eight-gaussians", 200),
+        ("residual-flow-2d", "checkerboard", None),
+        ("residual-flow-2d", "two-moons", 300),
+        ("residual-flow-2d", "eight-gaussians", 200),
+    ],
+)
+def test_free_form_flows_come_near_the_entropy_and_never_below(model, toy, steps, tmp_path):
+    # the pictures of a run need no more digits than this from the solver
+    options = {"rtol": 1e-3, "atol": 1e-3} if model == "ffjord-2d" else {}
+    config = suggested(model, toy, steps=steps, options=options, evaluate_every=1000, checkpoint_every=1000)
     summary = train(config, tmp_path / "run", device="cpu")
-    exact = summary["baselines"]["exact density on the test part"]
-    assert exact <= summary["test"] <= exact + 0.3
-    assert summary["reconstruction"]["max"] < 0.05
+    assert_between_the_entropy_and(0.3, summary)
+    assert summary["reconstruction"]["rmse"] < 0.01
 
 
 @pytest.mark.parametrize("toy", TOYS)
@@ -37,6 +47,8 @@ def test_nsf_comes_nearer_in_fewer_steps_and_never_below(model, toy, tmp_path):
     assert_between_the_entropy_and(0.15, train(config, tmp_path / "run", device="cpu"))
 
 
-def test_a_residual_flow_comes_near_the_entropy_and_never_below(tmp_path):
-    config = TrainConfig("residual-flow-2d", data="eight-gaussians", steps=1000, batch_size=512, evaluate_every=1000)
-    assert_between_the_entropy_and(0.3, train(config, tmp_path / "run", device="cpu"))
+def test_the_command_of_the_readme_comes_near_the_entropy_in_a_minute(tmp_path):
+    """``genkern train nsf --data checkerboard``, of which half of the steps are enough."""
+    summary = train(suggested("nsf", "checkerboard", steps=750, evaluate_every=750), tmp_path / "run", device="cpu")
+    assert_between_the_entropy_and(0.15, summary)
+    assert (tmp_path / "run" / "samples.png").stat().st_size > 10_000

@@ -39,7 +39,7 @@ def test_every_model_has_a_preset_for_vectors_and_three_sizes_of_pictures() -> N
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_step_of_training_moves_every_parameter_and_stays_finite(name: str) -> None:
+def test_a_step_of_training_reaches_every_parameter_and_stays_finite(name: str) -> None:
     torch.manual_seed(0)
     model = models.build(name, **SMALLER.get(name, {})).train()
     x = data(model.config)

@@ -14,7 +14,7 @@ from .mnist import mnist
 from .patches import patches, photos
 from .two_moons import two_moons
 
-__all__ = ["DATA_SETS", "SPLITS", "DataSet", "load"]
+__all__ = ["DATA_SETS", "POINTS", "SPLITS", "DataSet", "load"]
 
 DATA_SETS: dict[str, Callable[[], DataSet]] = {
     "digits": digits,
@@ -27,6 +27,7 @@ DATA_SETS: dict[str, Callable[[], DataSet]] = {
     "checkerboard": checkerboard,
     "two-moons": two_moons,
 }
+POINTS = ("eight-gaussians", "checkerboard", "two-moons")  # of the plane, with a known density
 
 
 def load(name: str) -> DataSet:
