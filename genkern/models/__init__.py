@@ -40,6 +40,8 @@ MODULES: list[str] = [
     "genkern.models.energy.edm",
     "genkern.models.energy.igebm",
     "genkern.models.energy.jem",
+    "genkern.models.energy.flow_contrastive",
+    "genkern.models.energy.ncsn",
 ]
 
 

@@ -112,7 +112,9 @@ def test_sampling_gaussian_data_gives_their_variance(name, kind):
     sde = SDES[name] if name != "ve" else VESDE(0.01, 10.0)
     x = sde.prior((2000, 20), key=KEY)
     corrections = 0 if kind != "none" else 5
-    x = predictor_corrector(sde, gaussian_score(sde, 0.5), x, steps=200, predictor=kind, corrections=corrections, key=KEY)
+    x = predictor_corrector(
+        sde, gaussian_score(sde, 0.5), x, steps=200, predictor=kind, corrections=corrections, key=KEY
+    )
     assert float(x.var()) == pytest.approx(0.5, rel=0.12 if kind == "none" else 0.05)
 
 

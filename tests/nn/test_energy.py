@@ -65,7 +65,15 @@ def test_a_chain_is_its_steps_and_does_not_depend_on_the_batch(order):
     def score(x: Tensor) -> Tensor:
         return score_of(lambda x: energy(x)[:, 0], x)
 
-    options = {"steps": 4, "step": 0.5, "scale": 0.1, "key": KEY, "clamp": (0.0, 1.0), "clamp_grad": 0.02, "order": order}
+    options = {
+        "steps": 4,
+        "step": 0.5,
+        "scale": 0.1,
+        "key": KEY,
+        "clamp": (0.0, 1.0),
+        "clamp_grad": 0.02,
+        "order": order,
+    }
     whole = langevin(score, x, **options)
     assert not whole.requires_grad and whole.min() >= 0 and whole.max() <= 1
     wanted = x

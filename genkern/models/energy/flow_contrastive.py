@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import logsigmoid
 
@@ -58,7 +58,8 @@ class FlowContrastive(EnergyModel):
             self.network = energy_network(config, 1, spectral=False, pool="sum")
 
     def energy_at(self, v: Tensor) -> Tensor:
-        return self.network(v).squeeze(1)
+        """In nats; the network's output is in nats a dimension, which suits one learning rate to all sizes."""
+        return self.network(v).squeeze(1) * v[0].numel()
 
     def flow_log_prob(self, v: Tensor) -> Tensor:
         """Log-density of the flow at points of its space, in nats, ``[B]``."""
@@ -91,14 +92,21 @@ class FlowContrastive(EnergyModel):
             total = total - log_q_data.mean() / data[0].numel()
         if update == "adversarial":  # the energy's weights stand still for the flow
             weights = {name: weight.detach() for name, weight in self.network.named_parameters()}
-            energies = functional_call(self.network, weights, (torch.cat([data, drawn]),)).squeeze(1)
+            points = torch.cat([data, drawn])
+            energies = functional_call(self.network, weights, (points,)).squeeze(1) * data[0].numel()
             ratio = -energies - torch.cat([log_q_data, log_q_drawn])
             total = total - classification(*ratio.split(len(x)))
         terms = {"estimation": estimation, "flow_nats": -log_q_data.mean()}
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
     def initialize(self, batch: Batch | Tensor, *, key: Tensor | None = None, **options: Any) -> None:
-        self.flow.initialize(as_batch(batch).x, key=key)
+        """Of the flow by a batch; and of the energy's constant, so that the two densities begin alike."""
+        x = as_batch(batch).x
+        self.flow.initialize(x, key=key)
+        with torch.no_grad():
+            data = self.scale(x)
+            head = next(layer for layer in reversed(list(self.network.modules())) if isinstance(layer, nn.Linear))
+            head.bias += self.log_ratio(data, self.flow_log_prob(data)).mean() / data[0].numel()
 
     @torch.no_grad()
     def sample(
@@ -132,7 +140,12 @@ PRESETS = {
         flow_update="likelihood",
     ),
     "flow-contrastive-2d": Config(
-        (2,), levels=None, network="mlp", channels=(128, 128), flow="nsf", flow_options={"steps": 4, "hidden": 64, "blocks": 1},
+        (2,),
+        levels=None,
+        network="mlp",
+        channels=(128, 128),
+        flow="nsf",
+        flow_options={"steps": 4, "hidden": 64, "blocks": 1, "dropout": 0.0, "linear": False},
         flow_update="likelihood",
     ),
 }
