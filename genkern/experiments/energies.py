@@ -1,4 +1,4 @@
-"""What the energies of a model say: whether its samples have those of data, and whether other pictures are seen to be other."""
+"""What the energies of a model say: whether its samples have those of data, and other pictures higher ones."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def energies(model: GenerativeModel, x: Tensor) -> Tensor:
 
 def overlap(first: Tensor, second: Tensor, bins: int = BINS) -> float:
     """The area that two histograms share, 0 to 1, on bins that hold both."""
+    first, second = (values[values.isfinite()] for values in (first, second))
+    if not len(first) or not len(second):
+        return 0.0
     both = torch.cat([first, second])
     low, high = float(both.min()), float(both.max())
     if low == high:
@@ -48,7 +51,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 
 
 def outsiders(data_set: DataSet, key: Tensor) -> dict[str, Tensor]:
-    """Pictures that are not of the data set, made of its test part: noise, inverted and transposed ones, others' pixels."""
+    """Pictures that are not of the data set: noise, inverted ones, and such whose pixels are of different pictures."""
     x, levels = data_set.test, data_set.levels
     if levels is None:
         raise ValueError(f"outsiders: wanted integer pixels, and {data_set.name!r} has none.")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from genkern import random
-from genkern.diffusion import SDE, SubVPSDE, VESDE, VPSDE, predictor_corrector
+from genkern.diffusion import SDE, VESDE, VPSDE, SubVPSDE, predictor_corrector
 from genkern.ops import diffusion_step
 from genkern.testing import assert_same_bits
 
