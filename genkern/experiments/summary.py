@@ -9,11 +9,11 @@ import torch
 from .. import random
 from .._files import write_json
 from ..models import GenerativeModel
-from . import figures, metrics
+from . import energies, figures, metrics
 from .data import DataSet
 from .run import Run
 
-TEST, SAMPLES = 3, 4  # folded into the run's key
+TEST, SAMPLES, ENERGIES = 3, 4, 5  # folded into the run's key
 N_SAMPLES, N_POINTS = 64, 5000
 
 
@@ -51,6 +51,9 @@ def summarize(
     }
     if "reconstruct" in model.capabilities:
         summary["reconstruction"] = metrics.reconstruction_error(model, data_set.test)
+    if "energy" in model.capabilities:
+        key = random.fold_in(root, ENERGIES)
+        summary["energies"] = energies.report(model, data_set, key=key, picture=run.folder / "energies.png")
     write_json(run.summary, summary)
     save_samples(run.folder / "samples.png", model, random.fold_in(root, SAMPLES), data_set=data_set)
     drawn = {name: value for name, value in summary["baselines"].items() if "test part" not in name}

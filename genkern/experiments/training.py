@@ -190,7 +190,7 @@ class Trainer:
         part = metrics.nll_sum(model, self.data.validation, key=self.validation, rank=rank, world_size=world_size)
         total = float(self.fabric.all_reduce(part, reduce_op="sum"))
         value = metrics.per_unit(total / len(self.data.validation), model)
-        if value < self.best or not self.best_step or math.isnan(self.best):
+        if value < self.best or not self.best_step or math.isnan(self.best) or not model.validates:
             self.best, self.best_step, self.stale = value, self.step, 0
             if self.fabric.is_global_zero:
                 model.save(self.run.best)

@@ -45,6 +45,7 @@ class GenerativeModel(nn.Module):
     """
 
     config_class: ClassVar[type]
+    validates: ClassVar[bool] = True  # whether a held-out value says which weights are best; if not, the last are kept
 
     def __init__(self, config: Any):
         super().__init__()

@@ -15,6 +15,16 @@ from .autoregressive import (
     sparse_attention,
 )
 from .diffusion import EDMPreconditioning, ResidualMLP, TimeEmbedding, UNet, timestep_embedding
+from .energy import (
+    ConvEnergy,
+    ReplayBuffer,
+    ResidualEnergy,
+    annealed_langevin,
+    langevin,
+    noise_levels,
+    score_of,
+    tuned_step,
+)
 from .flows import (
     CNF,
     ActNorm,
@@ -75,6 +85,7 @@ __all__ = [
     "ChannelAffine",
     "ClassConditionalGaussian",
     "Conditioned",
+    "ConvEnergy",
     "DiagonalBiLSTM",
     "EDMPreconditioning",
     "ElementwiseSpline",
@@ -103,6 +114,8 @@ __all__ = [
     "PowerSeries",
     "Prior",
     "Radial",
+    "ReplayBuffer",
+    "ResidualEnergy",
     "ResidualFlow",
     "ResidualMLP",
     "RowLSTM",
@@ -124,8 +137,13 @@ __all__ = [
     "VariationalDequantization",
     "VelocityNetwork",
     "VerticalConv2d",
+    "annealed_langevin",
     "check_causality",
     "checkerboard",
+    "langevin",
+    "noise_levels",
+    "score_of",
     "sparse_attention",
     "timestep_embedding",
+    "tuned_step",
 ]

@@ -15,6 +15,7 @@ from .flow_batch_norm import flow_batch_norm
 from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
 from .invertible_conv1x1 import fold_actnorm, inverse_and_log_abs_det, invertible_conv1x1, log_abs_det
+from .langevin_step import langevin_snr_step, langevin_step
 from .made_inverse import made_inverse
 from .planar import planar
 from .plu_weight import folded_plu_weight, plu_factors, plu_weight
@@ -45,6 +46,8 @@ __all__ = [
     "gaussian_log_prob",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",
+    "langevin_snr_step",
+    "langevin_step",
     "log_abs_det",
     "logit_transform",
     "made_inverse",

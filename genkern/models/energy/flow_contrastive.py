@@ -1,0 +1,138 @@
+r"""Flow Contrastive Estimation of Energy-Based Models. Gao et al. 2020 (arXiv:1912.00589).
+
+A flow :math:`q`, of which both samples and exact densities are at hand, is the noise of a noise-contrastive estimation:
+an energy learns to tell data from samples of the flow by :math:`-E(x) - \log q(x)`, the logarithm of the ratio of the
+two densities. At the optimum :math:`e^{-E}` is the density of the data, normalised, without a single Markov chain
+(equation 6). The flow learns, too: to be told from data no more (equation 9), or by maximum likelihood as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import logsigmoid
+
+from ... import random
+from .._base import Batch, Loss, as_batch
+from ..flows import glow, nsf
+from ..flows._base import FlowModel
+from ._energy import BINS, CHAIN, START, EnergyModel, energy_network, vector_network
+
+FLOWS: dict[str, Any] = {"glow": (glow.Glow, glow.Config), "nsf": (nsf.NSF, nsf.Config)}
+UPDATES = ("adversarial", "likelihood", "none")
+
+
+@dataclass(frozen=True)
+class Config:
+    shape: tuple[int, ...] = (3, 32, 32)
+    levels: int | None = 256
+    network: str = "residual"  # of the energy; or "conv", or "mlp" for vectors
+    channels: tuple[int, ...] = (128, 256, 256)
+    blocks: int = 2
+    flow: str = "glow"  # or "nsf"
+    flow_options: dict[str, Any] = field(default_factory=lambda: {"scales": 3, "steps": 32, "hidden": 512})
+    flow_update: str = "adversarial"  # or "likelihood", or "none"
+
+
+class FlowContrastive(EnergyModel):
+    """Its space is that of the flow: dequantised pixels in [-0.5, 0.5], or vectors."""
+
+    config_class = Config
+    low, high = -0.5, 0.5
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        for name, value, known in (("flow", config.flow, FLOWS), ("flow_update", config.flow_update, UPDATES)):
+            if value not in known:
+                raise ValueError(f"FlowContrastive: {name} must be one of {tuple(known)}; got {value!r}.")
+        model, flow_config = FLOWS[config.flow]
+        options = {"alpha": None, **config.flow_options}
+        self.flow: FlowModel = model(flow_config(shape=config.shape, levels=config.levels, **options))
+        if config.network == "mlp":
+            self.network = vector_network(config.shape, tuple(config.channels))
+        else:
+            self.network = energy_network(config, 1, spectral=False, pool="sum")
+
+    def energy_at(self, v: Tensor) -> Tensor:
+        return self.network(v).squeeze(1)
+
+    def flow_log_prob(self, v: Tensor) -> Tensor:
+        """Log-density of the flow at points of its space, in nats, ``[B]``."""
+        z, log_det = self.flow.flow(v)
+        return self.flow.prior.log_prob(z) + log_det
+
+    def flow_sample(self, n: int, *, key: Tensor, sample_offset: int = 0) -> tuple[Tensor, Tensor]:
+        """Points that the flow draws, with derivatives, and its log-density of them."""
+        z = self.flow.prior.sample(n, key=key, sample_offset=sample_offset, dtype=self.dtype)
+        v, log_det = self.flow.flow.inverse(z)
+        return v, self.flow.prior.log_prob(z) - log_det
+
+    def log_ratio(self, v: Tensor, log_q: Tensor) -> Tensor:
+        """Of the energy's density and the flow's, ``[B]``."""
+        return -self.energy_at(v) - log_q
+
+    def loss(self, batch: Batch | Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> Loss:
+        """The classifier's loss (2 ln 2 where it is at a loss), and the flow's."""
+        x, _ = as_batch(batch)
+        key = random.key_from(device=x.device) if key is None else key
+        data = self.scale(x, key=random.fold_in(key, BINS), sample_offset=sample_offset)
+        log_q_data = self.flow_log_prob(data)
+        update = self.config.flow_update if self.training else "none"
+        with torch.set_grad_enabled(torch.is_grad_enabled() and update == "adversarial"):
+            drawn, log_q_drawn = self.flow_sample(len(x), key=random.fold_in(key, START), sample_offset=sample_offset)
+        ratio = self.log_ratio(torch.cat([data, drawn.detach()]), torch.cat([log_q_data, log_q_drawn]).detach())
+        estimation = classification(*ratio.split(len(x)))
+        total = estimation
+        if update == "likelihood":
+            total = total - log_q_data.mean() / data[0].numel()
+        if update == "adversarial":  # the energy's weights stand still for the flow
+            weights = {name: weight.detach() for name, weight in self.network.named_parameters()}
+            energies = functional_call(self.network, weights, (torch.cat([data, drawn]),)).squeeze(1)
+            ratio = -energies - torch.cat([log_q_data, log_q_drawn])
+            total = total - classification(*ratio.split(len(x)))
+        terms = {"estimation": estimation, "flow_nats": -log_q_data.mean()}
+        return Loss(total, {name: value.detach() for name, value in terms.items()})
+
+    def initialize(self, batch: Batch | Tensor, *, key: Tensor | None = None, **options: Any) -> None:
+        self.flow.initialize(as_batch(batch).x, key=key)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, key: Tensor, temperature: float = 1.0, proposals: int = 16, sample_offset: int = 0
+    ) -> Tensor:
+        """``n`` samples: of some proposals of the flow for each, one, by how much likelier the energy makes it.
+
+        Exact in the limit of many proposals (sampling-importance-resampling); one is a sample of the flow.
+        """
+        rows = n * proposals
+        v, log_q = self.flow_sample(rows, key=random.fold_in(key, START), sample_offset=sample_offset * proposals)
+        weights = (self.log_ratio(v, log_q) / temperature).reshape(n, proposals)
+        u = random.uniform(random.fold_in(key, CHAIN), weights.shape, sample_offset=sample_offset)
+        chosen = (weights - (-u.log()).log()).argmax(1)  # Gumbel's way to draw from a softmax
+        return self.unscale(v.reshape(n, proposals, *v.shape[1:])[torch.arange(n, device=v.device), chosen])
+
+
+def classification(data: Tensor, drawn: Tensor) -> Tensor:
+    """Cross-entropy of telling data from samples of the flow, given the logits of "data" (equation 6)."""
+    return -logsigmoid(data).mean() - logsigmoid(-drawn).mean()
+
+
+PRESETS = {
+    "flow-contrastive": Config(),
+    "flow-contrastive-small": Config(
+        (1, 8, 8),
+        levels=17,
+        network="conv",
+        channels=(32, 64, 128),
+        flow_options={"scales": 2, "steps": 6, "hidden": 64},
+        flow_update="likelihood",
+    ),
+    "flow-contrastive-2d": Config(
+        (2,), levels=None, network="mlp", channels=(128, 128), flow="nsf", flow_options={"steps": 4, "hidden": 64, "blocks": 1},
+        flow_update="likelihood",
+    ),
+}
