@@ -132,7 +132,12 @@ PRESETS = {
         flow_update="likelihood",
     ),
     "flow-contrastive-2d": Config(
-        (2,), levels=None, network="mlp", channels=(128, 128), flow="nsf", flow_options={"steps": 4, "hidden": 64, "blocks": 1},
+        (2,),
+        levels=None,
+        network="mlp",
+        channels=(128, 128),
+        flow="nsf",
+        flow_options={"steps": 4, "hidden": 64, "blocks": 1},
         flow_update="likelihood",
     ),
 }

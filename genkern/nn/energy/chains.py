@@ -136,7 +136,9 @@ def noise_levels(largest: float, smallest: float, count: int) -> list[float]:
     [4.0, 2.0, 1.0]
     """
     if not largest >= smallest > 0 or count < 1:
-        raise ValueError(f"noise_levels: wanted largest >= smallest > 0 and a count; got {largest}, {smallest}, {count}.")
+        raise ValueError(
+            f"noise_levels: wanted largest >= smallest > 0 and a count; got {largest}, {smallest}, {count}."
+        )
     ratio = (smallest / largest) ** (1 / max(count - 1, 1))
     return [largest * ratio**i for i in range(count)]
 

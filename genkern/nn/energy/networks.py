@@ -68,7 +68,9 @@ class ResidualEnergy(nn.Module):
     ):
         super().__init__()
         if len(shape) != 3 or pool not in ("sum", "mean"):
-            raise ValueError(f"ResidualEnergy: wanted a shape (C, H, W) and pool 'sum' or 'mean'; got {shape}, {pool!r}.")
+            raise ValueError(
+                f"ResidualEnergy: wanted a shape (C, H, W) and pool 'sum' or 'mean'; got {shape}, {pool!r}."
+            )
         self.pool = pool
         self.first = convolution(shape[0], channels[0], 3, spectral)
         inputs, stages = channels[0], []

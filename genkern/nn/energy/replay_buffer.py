@@ -36,9 +36,7 @@ class ReplayBuffer(nn.Module):
 
     states: Tensor
 
-    def __init__(
-        self, size: int, shape: tuple[int, ...], *, reinit: float = 0.05, low: float = 0.0, high: float = 1.0
-    ):
+    def __init__(self, size: int, shape: tuple[int, ...], *, reinit: float = 0.05, low: float = 0.0, high: float = 1.0):
         super().__init__()
         if size < 1 or not 0 <= reinit <= 1 or not low < high:
             raise ValueError(
@@ -62,7 +60,9 @@ class ReplayBuffer(nn.Module):
             sample_offset: number of the first, where this is a part of a larger batch; the batch fits the buffer.
         """
         if n + sample_offset > self.size:
-            raise ValueError(f"ReplayBuffer.draw: n + sample_offset must be at most {self.size}; got {n + sample_offset}.")
+            raise ValueError(
+                f"ReplayBuffer.draw: n + sample_offset must be at most {self.size}; got {n + sample_offset}."
+            )
         order = random.uniform(random.fold_in(key, SLOTS), self.size).argsort(stable=True)
         slots = order[sample_offset : sample_offset + n]
         shape = (n, *self.states.shape[1:])
