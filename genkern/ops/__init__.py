@@ -11,6 +11,7 @@ from .diagonal_lstm import diagonal_lstm, row_lstm
 from .diffusion_loss import diffusion_loss
 from .diffusion_step import diffusion_step
 from .discretized_mixture_logistics import discretized_mixture_logistics, sample_discretized_mixture_logistics
+from .dynamic_threshold import dynamic_threshold
 from .flow_batch_norm import flow_batch_norm
 from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
@@ -39,6 +40,7 @@ __all__ = [
     "diffusion_loss",
     "diffusion_step",
     "discretized_mixture_logistics",
+    "dynamic_threshold",
     "flow_batch_norm",
     "fold_actnorm",
     "folded_plu_weight",
