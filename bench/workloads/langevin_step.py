@@ -78,3 +78,4 @@ WORKLOADS = [
     workload("corrector", (64, 3, 64, 64), corrector, corrector_with_randn),
     workload("plain", (4, 2), plain, with_randn, launch=True),
 ]
+SWEEP = [workload("plain", (b, 3, 64, 64), plain, with_randn) for b in (1, 8, 64, 256)]

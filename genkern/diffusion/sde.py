@@ -127,7 +127,7 @@ class SDE:
 
 
 class VPSDE(SDE):
-    r"""Variance preserving: :math:`f = -\beta / 2`, :math:`g^2 = \beta`, :math:`\beta(t) = \beta_0 + (\beta_1 - \beta_0) t`.
+    r"""Variance preserving: :math:`f = -\beta / 2`, :math:`g^2 = \beta`, with :math:`\beta` linear in time.
 
     >>> mean, std = VPSDE().marginal(torch.tensor(0.5))
     >>> round(float(mean**2 + std**2), 5)

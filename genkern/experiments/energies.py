@@ -1,4 +1,4 @@
-"""What the energies of a model say: whether its samples have those of data, and whether other pictures are seen to be other."""
+"""What the energies of a model say: whether its samples have those of data, and other pictures higher ones."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def energies(model: GenerativeModel, x: Tensor) -> Tensor:
 
 def overlap(first: Tensor, second: Tensor, bins: int = BINS) -> float:
     """The area that two histograms share, 0 to 1, on bins that hold both."""
+    first, second = (values[values.isfinite()] for values in (first, second))
+    if not len(first) or not len(second):
+        return 0.0
     both = torch.cat([first, second])
     low, high = float(both.min()), float(both.max())
     if low == high:
@@ -48,7 +51,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 
 
 def outsiders(data_set: DataSet, key: Tensor) -> dict[str, Tensor]:
-    """Pictures that are not of the data set, made of its test part: noise, inverted and transposed ones, others' pixels."""
+    """Pictures that are not of the data set: noise, inverted ones, and such whose pixels are of different pictures."""
     x, levels = data_set.test, data_set.levels
     if levels is None:
         raise ValueError(f"outsiders: wanted integer pixels, and {data_set.name!r} has none.")
@@ -90,13 +93,13 @@ def report(model: GenerativeModel, data_set: DataSet, *, key: Tensor, picture: P
 
 
 def save_histograms(path: Path, energies: dict[str, Tensor]) -> None:
-    """Histograms of energies, on common bins that hold the data's well."""
+    """Histograms of energies, the first one in view; what lies beyond is in the last bins."""
     from matplotlib.figure import Figure  # without pyplot: no windows, no global state
 
     figure = Figure(figsize=(6, 3.5), layout="constrained", dpi=110)
     axis = figure.subplots()
-    everything = torch.cat(list(energies.values()))
-    low, high = (float(everything.quantile(q)) for q in (0.005, 0.995))
+    first, second = (next(iter(energies.values())).quantile(torch.tensor([0.005, 0.995]).double())).tolist()
+    low, high = first - (second - first), second + 2 * (second - first)
     for name, values in energies.items():
         axis.hist(values.clamp(low, high).numpy(), bins=60, range=(low, high), density=True, alpha=0.5, label=name)
     axis.set(xlabel="energy", yticks=[])

@@ -44,8 +44,11 @@ MODULES: list[str] = [
     "genkern.models.energy.ddpm",
     "genkern.models.energy.improved_ddpm",
     "genkern.models.energy.edm",
+    "genkern.models.energy.ddpm_pp_continuous",
     "genkern.models.energy.igebm",
     "genkern.models.energy.jem",
+    "genkern.models.energy.flow_contrastive",
+    "genkern.models.energy.ncsn",
 ]
 
 

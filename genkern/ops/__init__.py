@@ -10,7 +10,9 @@ from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .diagonal_lstm import diagonal_lstm, row_lstm
 from .diffusion_loss import diffusion_loss
 from .diffusion_step import diffusion_step
+from .discretized_gaussian import discretized_gaussian, vlb_coefficients, vlb_term
 from .discretized_mixture_logistics import discretized_mixture_logistics, sample_discretized_mixture_logistics
+from .dynamic_threshold import dynamic_threshold
 from .flow_batch_norm import flow_batch_norm
 from .gated_activation import gated_activation
 from .gaussian_log_prob import gaussian_log_prob
@@ -40,7 +42,9 @@ __all__ = [
     "diagonal_lstm",
     "diffusion_loss",
     "diffusion_step",
+    "discretized_gaussian",
     "discretized_mixture_logistics",
+    "dynamic_threshold",
     "flow_batch_norm",
     "fold_actnorm",
     "folded_plu_weight",
@@ -68,4 +72,6 @@ __all__ = [
     "spline_parameters",
     "squeeze",
     "unsqueeze",
+    "vlb_coefficients",
+    "vlb_term",
 ]

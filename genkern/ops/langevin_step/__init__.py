@@ -107,7 +107,8 @@ def langevin_step(
     """
     x, grad = promote("langevin_step", x=x, grad=grad)
     check(x.dim() >= 1, "langevin_step", "x", "[B, *]", x.shape)
-    check(grad.shape == x.shape, "langevin_step", "grad", f"of the shape of x {list(x.shape)}", grad.shape)
+    if grad.shape != x.shape:
+        check(False, "langevin_step", "grad", f"of the shape of x {list(x.shape)}", grad.shape)
     check(
         order in ("noise-last", "noise-first"), "langevin_step", "order", "'noise-last' or 'noise-first'", repr(order)
     )
@@ -226,6 +227,8 @@ def _plain(x: Tensor, grad: Tensor, z: Tensor, a: Coefficient, b: Coefficient, b
 
 
 def _check_key(function: str, key: Any, x: Tensor) -> None:
+    if isinstance(key, Tensor) and key.dtype == torch.int64 and key.dim() == 0 and key.device == x.device:
+        return
     check(isinstance(key, Tensor), function, "key", "an int64 tensor", type(key).__name__, TypeError)
     check(key.dtype == torch.int64, function, "key", "an int64 tensor", key.dtype, TypeError)
     check(key.dim() == 0, function, "key", "one key, of shape []", key.shape)
