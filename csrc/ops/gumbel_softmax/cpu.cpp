@@ -7,6 +7,9 @@
 namespace genkern::gumbel_softmax {
 namespace {
 
+constexpr int64_t SHORT = 32;  // rows of fewer classes than this are turned into columns, to fill a vector
+constexpr int64_t WIDTH = 64;  // rows at a time
+
 // Uniform noise becomes (l + g) / T in place.
 template <typename T, typename A>
 GENKERN_INLINE void perturb_loop(const T* __restrict logits, A* __restrict u, int64_t n, A inverse) {
@@ -77,6 +80,32 @@ GENKERN_INLINE void column_loop(A* __restrict x, A* __restrict top, A* __restric
   }
 }
 
+template <typename T, typename A>
+GENKERN_INLINE void to_columns(const T* __restrict rows, A* __restrict columns, int64_t count, int64_t classes) {
+  for (int64_t v = 0; v < classes; v++)
+    for (int64_t r = 0; r < count; r++) columns[v * WIDTH + r] = load(rows[r * classes + v]);
+}
+template <typename A>
+GENKERN_INLINE void to_rows(const A* __restrict columns, A* __restrict rows, int64_t count, int64_t classes) {
+  for (int64_t r = 0; r < count; r++)
+    for (int64_t v = 0; v < classes; v++) rows[r * classes + v] = columns[v * WIDTH + r];
+}
+
+template <typename A>
+GENKERN_INLINE void rows_loop(A* x, int64_t rows, int64_t classes, bool hard) {
+  if (classes >= SHORT) {
+    for (int64_t r = 0; r < rows; r++) row_loop(x + r * classes, classes, hard);
+    return;
+  }
+  A columns[SHORT * WIDTH] = {}, top[WIDTH], total[WIDTH];
+  for (int64_t r = 0; r < rows; r += WIDTH) {
+    const int64_t count = std::min(WIDTH, rows - r);
+    to_columns(x + r * classes, columns, count, classes);
+    column_loop(columns, top, total, classes, WIDTH, hard);
+    to_rows(columns, x + r * classes, count, classes);
+  }
+}
+
 // y becomes y (dy - sum dy y) / T.
 template <typename T, typename A>
 GENKERN_INLINE void row_backward_loop(A* __restrict y, const T* __restrict grad, int64_t classes, A inverse) {
@@ -100,26 +129,40 @@ GENKERN_INLINE void column_backward_loop(A* __restrict y, const T* __restrict gr
 }
 
 template <typename T, typename A>
+GENKERN_INLINE void rows_backward_loop(A* y, const T* grad, int64_t rows, int64_t classes, A inverse) {
+  if (classes >= SHORT) {
+    for (int64_t r = 0; r < rows; r++) row_backward_loop(y + r * classes, grad + r * classes, classes, inverse);
+    return;
+  }
+  A columns[SHORT * WIDTH] = {}, grads[SHORT * WIDTH] = {}, mean[WIDTH];
+  for (int64_t r = 0; r < rows; r += WIDTH) {
+    const int64_t count = std::min(WIDTH, rows - r);
+    to_columns(y + r * classes, columns, count, classes);
+    to_columns(grad + r * classes, grads, count, classes);
+    column_backward_loop(columns, grads, mean, classes, WIDTH, inverse);
+    to_rows(columns, y + r * classes, count, classes);
+  }
+}
+
+template <typename T, typename A>
 GENKERN_INLINE void store_loop(const A* __restrict from, T* __restrict to, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) to[i] = store<T>(from[i]);
 }
 
-#define GENKERN_DEFINE(T, A, CLONES)                                                                                \
-  CLONES void perturb(const T* logits, A* u, int64_t n, A inverse) { perturb_loop(logits, u, n, inverse); }         \
-  CLONES void rows_backward(A* y, const T* grad, int64_t rows, int64_t classes, A inverse) {                        \
-    for (int64_t r = 0; r < rows; r++) row_backward_loop(y + r * classes, grad + r * classes, classes, inverse);    \
-  }                                                                                                                 \
-  CLONES void columns_backward(A* y, const T* grad, A* mean, int64_t classes, int64_t inner, A inverse) {           \
-    column_backward_loop(y, grad, mean, classes, inner, inverse);                                                   \
-  }                                                                                                                 \
+#define GENKERN_DEFINE(T, A, CLONES)                                                                          \
+  CLONES void perturb(const T* logits, A* u, int64_t n, A inverse) { perturb_loop(logits, u, n, inverse); }   \
+  CLONES void rows_backward(A* y, const T* grad, int64_t rows, int64_t classes, A inverse) {                  \
+    rows_backward_loop(y, grad, rows, classes, inverse);                                                      \
+  }                                                                                                           \
+  CLONES void columns_backward(A* y, const T* grad, A* mean, int64_t classes, int64_t inner, A inverse) {     \
+    column_backward_loop(y, grad, mean, classes, inner, inverse);                                             \
+  }                                                                                                           \
   CLONES void put(const A* from, T* to, int64_t n) { store_loop(from, to, n); }
-#define GENKERN_DEFINE_SOFTMAX(A, CLONES)                                                                           \
-  CLONES void softmax_rows(A* x, int64_t rows, int64_t classes, bool hard) {                                        \
-    for (int64_t r = 0; r < rows; r++) row_loop(x + r * classes, classes, hard);                                    \
-  }                                                                                                                 \
-  CLONES void softmax_columns(A* x, A* top, A* total, int64_t classes, int64_t inner, bool hard) {                  \
-    column_loop(x, top, total, classes, inner, hard);                                                               \
+#define GENKERN_DEFINE_SOFTMAX(A, CLONES)                                                                     \
+  CLONES void softmax_rows(A* x, int64_t rows, int64_t classes, bool hard) { rows_loop(x, rows, classes, hard); } \
+  CLONES void softmax_columns(A* x, A* top, A* total, int64_t classes, int64_t inner, bool hard) {            \
+    column_loop(x, top, total, classes, inner, hard);                                                         \
   }
 GENKERN_DEFINE(float, float, GENKERN_CLONES)
 GENKERN_DEFINE(Half, float, GENKERN_CLONES)

@@ -25,7 +25,7 @@ from ._base import VAE, Inference, Latents
 @dataclass(frozen=True)
 class Config:
     """``encoder`` reads as ``32x11`` (eleven blocks at 32 x 32) and ``32d2`` (one that halves its result); ``decoder``
-    as ``8x5`` (five blocks at 8 x 8) and ``8m4`` (what was found at 4 x 4 is enlarged and added)."""
+    as ``8x5`` (five blocks at 8 x 8) and ``8m4`` (one, for which what was found at 4 x 4 is enlarged and added)."""
 
     shape: tuple[int, ...] = (3, 32, 32)
     levels: int | None = 256
@@ -133,37 +133,23 @@ class Decoder(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        words = parse(config.decoder)
-        depth = sum(number for _, kind, number in words if kind == "x")
-        self.plan: list[tuple[int, int]] = []  # resolution of each block, and the one that is enlarged before it, or 0
-        blocks: list[nn.Module] = []
-        enlarged = 0
-        for size, kind, number in words:
-            if kind == "m":
-                enlarged = number
-                continue
-            for _ in range(number):
-                self.plan.append((size, enlarged))
-                blocks.append(TopDownBlock(config, size, depth))
-                enlarged = 0
+        self.plan: list[tuple[int, int]] = []  # resolution of each block, and the one that is enlarged for it, or 0
+        for size, kind, number in parse(config.decoder):
+            self.plan += [(size, number)] if kind == "m" else [(size, 0)] * number
+        blocks = (TopDownBlock(config, size, len(self.plan)) for size, _ in self.plan)
         self.blocks = nn.ModuleList(blocks)
-        starts = sorted({size for size, _ in self.plan if size <= config.bias_up_to})
-        self.starts = nn.ParameterDict({str(s): nn.Parameter(torch.zeros(1, config.width, s, s)) for s in starts})
-        self.width = config.width
-        self.gain = nn.Parameter(torch.ones(1, config.width, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(1, config.width, 1, 1))
+        width, starts = config.width, sorted({size for size, _ in self.plan if size <= config.bias_up_to})
+        self.starts = nn.ParameterDict({str(size): torch.zeros(1, width, size, size) for size in starts})
+        self.gain = nn.Parameter(torch.ones(1, width, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
 
     def forward(self, n: int, choose: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         found: dict[int, Tensor] = {}
         for i, (block, (size, enlarged)) in enumerate(zip(self.blocks, self.plan, strict=True)):
-            x = found.get(size)
-            if x is None:
-                start = (
-                    self.starts[str(size)]
-                    if str(size) in self.starts
-                    else self.gain.new_zeros(1, self.width, size, size)
-                )
-                x = start.expand(n, -1, -1, -1)
+            if size not in found:
+                zero = self.bias.new_zeros(*self.bias.shape[:2], size, size)
+                found[size] = (self.starts[str(size)] if str(size) in self.starts else zero).expand(n, -1, -1, -1)
+            x = found[size]
             if enlarged:
                 x = x + interpolate(found[enlarged], size=(size, size))
             found[size] = block(x, lambda x, mean, logvar, i=i: choose(i, x, mean, logvar))  # type: ignore[misc]
@@ -246,7 +232,11 @@ class VDVAE(VAE):
                 raise ValueError(f"VDVAE: encoder is at {size} x {size}, where {where}{kind}{number} is wanted.")
             size //= number if kind == "d" else 1
             encoded.add(size)
-        decoded = [size for size, kind, _ in parse(config.decoder) if kind == "x"]
+        decoded: list[int] = []
+        for where, kind, number in parse(config.decoder):
+            if kind == "d" or (kind == "m" and (number not in decoded or number >= where)):
+                raise ValueError(f"VDVAE: decoder has no smaller resolution before {where}{kind}{number}.")
+            decoded.append(where)
         if config.shape[1] != config.shape[2] or not set(decoded) <= encoded or decoded[-1] != side:
             wanted = f"resolutions of the encoder {sorted(encoded)}, the last of them {side}"
             raise ValueError(f"VDVAE: decoder must have {wanted}; got {decoded} for shape {config.shape}.")
@@ -261,11 +251,11 @@ def draw(mean: Tensor, logvar: Tensor, key: Tensor, temperature: float, sample_o
 PRESETS = {
     "vdvae": Config(),
     "vdvae-mnist": Config(
-        shape=(1, 28, 28), encoder="28x2,28d2,14x2,14d2,7x2,7d7,1x1", decoder="1x1,7m1,7x2,14m7,14x3,28m14,28x3",
+        shape=(1, 28, 28), encoder="28x2,28d2,14x2,14d2,7x2,7d7,1x1", decoder="1x1,7m1,7x2,14m7,14x2,28m14,28x2",
         width=64, latents=8,
     ),
     "vdvae-small": Config(
-        shape=(1, 8, 8), levels=17, encoder="8x2,8d2,4x2,4d4,1x1", decoder="1x2,4m1,4x3,8m4,8x3", width=64, latents=4,
+        shape=(1, 8, 8), levels=17, encoder="8x2,8d2,4x2,4d4,1x1", decoder="1x2,4m1,4x2,8m4,8x2", width=64, latents=4,
         likelihood="categorical",
     ),
 }  # fmt: skip

@@ -11,7 +11,8 @@ def free_bits(kl: Tensor, minimum: float) -> Tensor:
 
     .. math:: \sum_g \max\Big(\lambda, \tfrac1B \sum_b \mathrm{KL}_{b,g}\Big)
 
-    The mean over the batch is bounded, not each sample: a sample may say less if another says more.
+    The mean over the batch is bounded, not each sample: a sample may say less if another says more. With several
+    processes it is the mean over all of them that counts, and the mean of their costs is that of one whole batch.
 
     Args:
         kl: divergences in nats, ``[B, G]`` (or ``[B]``, one group); what belongs to one group is summed before.
@@ -29,7 +30,8 @@ def free_bits(kl: Tensor, minimum: float) -> Tensor:
         raise ValueError(f"free_bits: minimum must not be negative; got {minimum}.")
     if kl.dim() not in (1, 2):
         raise ValueError(f"free_bits: kl must be [B, G] or [B]; got {list(kl.shape)}.")
-    return kl.mean(0).clamp(min=minimum).sum()
+    mean = kl.mean(0)
+    return torch.where(mean_over_processes(mean.detach()) > minimum, mean, minimum).sum()
 
 
 class SoftFreeBits(nn.Module):
