@@ -1,6 +1,58 @@
-"""Diffusion models' samplers: schedules in float64, steps by name, scheduler classes; the arithmetic is in `ops`."""
+"""Diffusion models' samplers: schedules in float64, steps by name, schedulers, and the loop from noise to samples.
 
 from . import schedules
 from .sde import SDE, VESDE, VPSDE, SubVPSDE, predictor_corrector
 
 __all__ = ["SDE", "SubVPSDE", "VESDE", "VPSDE", "predictor_corrector", "schedules"]
+The arithmetic of every step is one op, `genkern.ops.diffusion_step`; here are the rows of coefficients that make it
+DDPM, DDIM, Euler, Heun or DPM-Solver++.
+"""
+
+from . import coefficients, schedules
+from .sampling import sample
+from .schedulers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    Scheduler,
+    SchedulerOutput,
+)
+from .steps import (
+    churn_step,
+    ddim_step,
+    ddpm_step,
+    dpm_solver_pp_2m_step,
+    euler_ancestral_step,
+    euler_step,
+    heun_step,
+    thresholded_step,
+)
+
+__all__ = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "Scheduler",
+    "SchedulerOutput",
+    "churn_step",
+    "coefficients",
+    "ddim_step",
+    "ddpm_step",
+    "dpm_solver_pp_2m_step",
+    "euler_ancestral_step",
+    "euler_step",
+    "heun_step",
+    "sample",
+    "schedules",
+    "thresholded_step",
+]
