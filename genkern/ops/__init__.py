@@ -20,8 +20,10 @@ from .quantile_huber import quantile_huber
 from .radial import radial
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
 from .squeeze import squeeze, unsqueeze
+from .vq_assign import Assignment, vq_assign
 
 __all__ = [
+    "Assignment",
     "actnorm",
     "additive_coupling",
     "affine_coupling",
@@ -55,4 +57,5 @@ __all__ = [
     "spline_parameters",
     "squeeze",
     "unsqueeze",
+    "vq_assign",
 ]
