@@ -62,8 +62,26 @@ from .flows import (
     VelocityNetwork,
     checkerboard,
 )
+from .quantize import (
+    FSQ,
+    LFQ,
+    Codebook,
+    ResidualVQ,
+    VectorQuantize,
+    VectorQuantizer,
+    rotate_to,
+    straight_through,
+)
 
 __all__ = [
+    "FSQ",
+    "LFQ",
+    "Codebook",
+    "ResidualVQ",
+    "VectorQuantize",
+    "VectorQuantizer",
+    "rotate_to",
+    "straight_through",
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",

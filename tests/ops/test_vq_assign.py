@@ -51,7 +51,7 @@ def test_kernel_and_definition_find_the_same(shape, codes, options, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_index_is_that_of_float64_arithmetic_far_from_the_origin_too(mean, dtype):
     x, codebook = drawn(4096, 64, dtype=dtype, mean=mean), drawn(1024, 64, dtype=dtype, mean=mean, seed=1)
-    assert torch.equal(vq_assign(x, codebook).index, nearest_in_float64(x, codebook))
+    assert torch.equal(vq_assign(x, codebook).indices, nearest_in_float64(x, codebook))
 
 
 def test_a_close_call_is_decided_in_float64():
@@ -60,16 +60,16 @@ def test_a_close_call_is_decided_in_float64():
     codebook = (code + torch.arange(-20, 21)[:, None] * 2.0**-22).sort(0).values
     x = code + drawn(500, 24, seed=2) * 2.0**-22
     apart = (x.double()[:, None] - codebook.double()).square().sum(-1)
-    assert torch.equal(vq_assign(x, codebook).index, apart.argmin(1))
+    assert torch.equal(vq_assign(x, codebook).indices, apart.argmin(1))
 
 
 def test_of_equal_codes_the_lowest_wins():
     codebook = drawn(40, 3).repeat(5, 1)
     found = vq_assign(drawn(300, 3, seed=1), codebook, second=True, distance=True)
-    assert int(found.index.max()) < 40 and torch.equal(found.second, found.index + 40)
+    assert int(found.indices.max()) < 40 and torch.equal(found.second, found.indices + 40)
     assert torch.equal(found.distance, found.second_distance)
     halfway = vq_assign(torch.tensor([[0.5], [1.5]]), torch.tensor([[1.0], [0.0], [2.0]]))
-    assert halfway.index.tolist() == [0, 0]
+    assert halfway.indices.tolist() == [0, 0]
 
 
 def test_distances_and_statistics_are_those_of_the_indices():
@@ -78,8 +78,8 @@ def test_distances_and_statistics_are_those_of_the_indices():
     apart = torch.cdist(x.double(), codebook.double()).square()
     torch.testing.assert_close(found.distance.double(), apart.min(1).values)
     torch.testing.assert_close(found.second_distance.double(), apart.topk(2, largest=False).values[:, 1])
-    assert torch.equal(found.counts, torch.bincount(found.index, minlength=60))
-    sums = torch.zeros(60, 7).double().index_add_(0, found.index, x.double())
+    assert torch.equal(found.counts, torch.bincount(found.indices, minlength=60))
+    sums = torch.zeros(60, 7).double().index_add_(0, found.indices, x.double())
     assert (found.sums - sums).abs().max() <= 500 * 2.0**-28 * float(x.abs().max())
 
 
@@ -87,9 +87,9 @@ def test_the_cosine_distance_is_one_minus_the_cosine():
     x, codebook = drawn(50, 6), drawn(9, 6, seed=1)
     found = vq_assign(x, codebook, metric="cosine", distance=True, statistics=True)
     cosine = normalize(x.double()) @ normalize(codebook.double()).T
-    assert torch.equal(found.index, cosine.argmax(1))
+    assert torch.equal(found.indices, cosine.argmax(1))
     torch.testing.assert_close(found.distance.double(), 1 - cosine.max(1).values, atol=1e-7, rtol=1e-5)
-    unit = torch.zeros(9, 6).double().index_add_(0, found.index, normalize(x).double())
+    unit = torch.zeros(9, 6).double().index_add_(0, found.indices, normalize(x).double())
     torch.testing.assert_close(found.sums, unit, atol=1e-6, rtol=0)
 
 
@@ -124,16 +124,16 @@ def test_extreme_and_missing_values_give_codes_that_exist():
     codebook = drawn(40, 5)
     x = torch.tensor([[1e30] * 5, [-1e30] * 5, [math.nan] * 5, [math.inf] * 5, [0.0] * 5])
     found = vq_assign(x, codebook, second=True)
-    assert ((found.index >= 0) & (found.index < 40) & (found.second >= 0) & (found.second < 40)).all()
+    assert ((found.indices >= 0) & (found.indices < 40) & (found.second >= 0) & (found.second < 40)).all()
     apart = (x[:2].double()[:, None] - codebook.double()).square().sum(-1)
-    assert torch.equal(found.index[:2], apart.argmin(1))
+    assert torch.equal(found.indices[:2], apart.argmin(1))
 
 
 def test_empty_batches_and_a_batch_without_a_vector_work():
     found = vq_assign(torch.zeros(0, 3), drawn(4, 3), **EVERYTHING)
-    assert found.index.shape == (0,) and found.counts.tolist() == [0] * 4 and not found.sums.any()
+    assert found.indices.shape == (0,) and found.counts.tolist() == [0] * 4 and not found.sums.any()
     found = vq_assign(drawn(5, 3), drawn(4, 3), mask=torch.zeros(5, dtype=torch.bool), **EVERYTHING)
-    assert found.index.tolist() == [-1] * 5 and found.counts.tolist() == [0] * 4 and not found.sums.any()
+    assert found.indices.tolist() == [-1] * 5 and found.counts.tolist() == [0] * 4 and not found.sums.any()
 
 
 def test_a_masked_vector_cannot_be_seen_in_the_statistics():
@@ -153,8 +153,8 @@ def test_it_compiles_whole_and_is_well_formed():
     compiled = torch.compile(lambda x: vq_assign(x, codebook, **EVERYTHING), fullgraph=True, backend="aot_eager")
     for value, wanted in zip(compiled(x), vq_assign(x, codebook, **EVERYTHING), strict=True):
         assert torch.equal(value, wanted)
-    lanes = torch.vmap(lambda x: vq_assign(x, codebook).index)(x)
-    assert torch.equal(lanes, vq_assign(x, codebook).index)
+    lanes = torch.vmap(lambda x: vq_assign(x, codebook).indices)(x)
+    assert torch.equal(lanes, vq_assign(x, codebook).indices)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ METRICS = ("euclidean", "cosine")
 class Assignment(NamedTuple):
     """What `vq_assign` found; None where it was not asked for."""
 
-    index: Tensor
+    indices: Tensor
     distance: Tensor | None = None
     second: Tensor | None = None
     second_distance: Tensor | None = None
@@ -95,18 +95,18 @@ def vq_assign(
         impl: ``"auto"``, or ``"torch"`` for the definition.
 
     Returns:
-        An `Assignment`: ``index`` (int64), ``distance``, ``second`` (int64) and ``second_distance``, of the shape of
+        An `Assignment`: ``indices`` (int64), ``distance``, ``second`` (int64) and ``second_distance``, of the shape of
         ``x`` without ``dim`` (with heads in a last dimension); ``counts`` (int64, ``[K]`` or ``[heads, K]``) and
         ``sums`` (float64, of the shape of ``codebook``). Distances are float32 or wider.
 
     Raises:
         ValueError, TypeError: if an argument cannot be used.
 
-    No derivative: differentiate ``(x - codebook[index]) ** 2``. CPU and CUDA; deterministic.
+    No derivative: differentiate ``(x - codebook[indices]) ** 2``. CPU and CUDA; deterministic.
     van den Oord et al. 2017 (arXiv:1711.00937), eq. 1-2.
 
     >>> found = vq_assign(torch.tensor([[0.9], [0.1], [0.2]]), torch.tensor([[0.0], [1.0]]), statistics=True)
-    >>> found.index, found.counts
+    >>> found.indices, found.counts
     (tensor([1, 0, 0]), tensor([2, 1]))
     """
     name = "vq_assign"
