@@ -214,10 +214,8 @@ class VectorQuantize(nn.Module):
         _check(mask is None or lens is None, "lens", "None where there is a mask", "both")
         if lens is not None:
             mask = torch.arange(x.shape[1 if self.channel_last else 2], device=x.device) < lens[:, None]
-        keep = mask
-        _check(
-            not (masked and (only_one or self.accept_image_fmap or self.accept_3d_fmap)), "mask", "None here", "a mask"
-        )
+        keep, is_map = mask, self.accept_image_fmap or self.accept_3d_fmap
+        _check(mask is None or not (only_one or is_map), "mask", "None for maps and single vectors", "a mask")
         dim = 1 if self._features_first and not only_one else x.dim() - 1
         original = x
         if self.has_projections:  # features last, as linear layers want them
