@@ -49,6 +49,7 @@ MODULES: list[str] = [
     "genkern.models.energy.jem",
     "genkern.models.energy.flow_contrastive",
     "genkern.models.energy.ncsn",
+    "genkern.models.vae.vqvae",
 ]
 
 

@@ -14,7 +14,13 @@ from .autoregressive import (
     check_causality,
     sparse_attention,
 )
-from .diffusion import EDMPreconditioning, ResidualMLP, TimeEmbedding, UNet, timestep_embedding
+from .diffusion import (
+    EDMPreconditioning,
+    ResidualMLP,
+    TimeEmbedding,
+    UNet,
+    timestep_embedding,
+)
 from .energy import (
     ConvEnergy,
     ReplayBuffer,
@@ -93,6 +99,16 @@ from .likelihoods import (
     softmax,
     softmin,
 )
+from .quantize import (
+    FSQ,
+    LFQ,
+    Codebook,
+    ResidualVQ,
+    VectorQuantize,
+    VectorQuantizer,
+    rotate_to,
+    straight_through,
+)
 
 __all__ = [
     "ActNorm",
@@ -106,6 +122,7 @@ __all__ = [
     "CausalConv1d",
     "ChannelAffine",
     "ClassConditionalGaussian",
+    "Codebook",
     "Conditioned",
     "ConvEnergy",
     "DiagonalBiLSTM",
@@ -116,6 +133,7 @@ __all__ = [
     "ElementwiseTransform",
     "EmergingConv2d",
     "ExactLogDet",
+    "FSQ",
     "Flatten",
     "Flow",
     "FlowBatchNorm",
@@ -127,6 +145,7 @@ __all__ = [
     "Inverse",
     "InverseAutoregressive",
     "InvertibleConv1x1",
+    "LFQ",
     "LipSwish",
     "MADE",
     "MaskedAutoregressive",
@@ -144,6 +163,7 @@ __all__ = [
     "ResidualEnergy",
     "ResidualFlow",
     "ResidualMLP",
+    "ResidualVQ",
     "RowLSTM",
     "RussianRoulette",
     "ShiftedConv2d",
@@ -163,6 +183,8 @@ __all__ = [
     "UNet",
     "Unsqueeze",
     "VariationalDequantization",
+    "VectorQuantize",
+    "VectorQuantizer",
     "VelocityNetwork",
     "VerticalConv2d",
     "annealed_langevin",
@@ -176,10 +198,12 @@ __all__ = [
     "linear_temperature",
     "noise_levels",
     "pixel_likelihood",
+    "rotate_to",
     "score_of",
     "softmax",
     "softmin",
     "sparse_attention",
+    "straight_through",
     "timestep_embedding",
     "tuned_step",
 ]
