@@ -9,6 +9,7 @@ from .concat_elu import concat_elu
 from .dequantize import bits_per_dim, dequantize, logit_transform, quantize
 from .diagonal_lstm import diagonal_lstm, row_lstm
 from .diffusion_loss import diffusion_loss
+from .discretized_gaussian import discretized_gaussian, vlb_coefficients, vlb_term
 from .discretized_mixture_logistics import discretized_mixture_logistics, sample_discretized_mixture_logistics
 from .flow_batch_norm import flow_batch_norm
 from .gated_activation import gated_activation
@@ -35,6 +36,7 @@ __all__ = [
     "dequantize",
     "diagonal_lstm",
     "diffusion_loss",
+    "discretized_gaussian",
     "discretized_mixture_logistics",
     "flow_batch_norm",
     "fold_actnorm",
@@ -59,4 +61,6 @@ __all__ = [
     "spline_parameters",
     "squeeze",
     "unsqueeze",
+    "vlb_coefficients",
+    "vlb_term",
 ]
