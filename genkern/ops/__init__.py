@@ -22,6 +22,7 @@ from .q_sample import q_sample
 from .quantile_huber import quantile_huber
 from .radial import radial
 from .rational_quadratic_spline import rational_quadratic_spline, spline_parameters
+from .simplex_noise import simplex_noise
 from .squeeze import squeeze, unsqueeze
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "rational_quadratic_spline",
     "row_lstm",
     "sample_discretized_mixture_logistics",
+    "simplex_noise",
     "spline_parameters",
     "squeeze",
     "unsqueeze",
