@@ -7,8 +7,9 @@
 #include <vector>
 
 namespace genkern {
-void bind_random(pybind11::module_& m);  // csrc/ops/random/host.cpp
-}
+void bind_random(pybind11::module_& m);         // csrc/ops/random/host.cpp
+void bind_simplex_noise(pybind11::module_& m);  // csrc/ops/simplex_noise/host.cpp
+}  // namespace genkern
 
 namespace {
 
@@ -39,4 +40,5 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Facts of genkern's native build.";
   m.def("build_facts", &build_facts, "Compiler, torch, SIMD levels and CUDA architectures of this build.");
   genkern::bind_random(m);
+  genkern::bind_simplex_noise(m);
 }

@@ -96,6 +96,9 @@ from .rational_quadratic_spline import (
 from .reparameterize import (
     reparameterize,
 )
+from .simplex_noise import (
+    simplex_noise,
+)
 from .squeeze import (
     squeeze,
     unsqueeze,
@@ -146,6 +149,7 @@ __all__ = [
     "reparameterize",
     "row_lstm",
     "sample_discretized_mixture_logistics",
+    "simplex_noise",
     "spline_parameters",
     "squeeze",
     "unsqueeze",

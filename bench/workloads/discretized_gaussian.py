@@ -1,0 +1,61 @@
+"""Terms of the variational bound over a batch of images at steps of their own, and the decoder's likelihood alone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genkern.ops import discretized_gaussian, vlb_coefficients, vlb_term
+
+from ..registry import FORWARD, Function, Inputs, Workload, seeded, shape_name
+
+
+def _pixels(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return (torch.randint(0, 256, shape).to(torch.float64) * 2 / 255 - 1).to(device, dtype)
+
+
+def _table(variance_type: str) -> Tensor:
+    alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    return vlb_coefficients(alphas_cumprod, variance_type=variance_type)
+
+
+def term(shape: tuple[int, ...], variance_type: str, cdf: str, **description: Any) -> Workload:
+    learned = variance_type == "learned_range"
+
+    def make(device: torch.device, dtype: torch.dtype) -> Inputs:
+        x0 = _pixels(shape, device, dtype)
+        steps = torch.linspace(0, 999, shape[0]).long()  # one sample at step 0, as in the sum over all steps
+        rows = _table(variance_type)[steps].to(device)
+        near = [0.7 * x0 + 0.7 * seeded(shape, device, dtype), seeded(shape, device, dtype)]
+        return (x0, *near, *([0.5 * seeded(shape, device, dtype)] if learned else []), rows)
+
+    def run(impl: str) -> Function:
+        def apply(x0: Tensor, x_t: Tensor, output: Tensor, *rest: Tensor) -> Tensor:
+            variance = rest[0] if learned else None
+            return vlb_term(x0, x_t, output, rest[-1], variance=variance, cdf=cdf, impl=impl)
+
+        return apply
+
+    name = f"term, {variance_type}, {cdf}, {shape_name(shape)}"
+    return Workload(name, make, run, modes=(FORWARD,), **description)
+
+
+def likelihood(shape: tuple[int, ...], cdf: str) -> Workload:
+    def make(device: torch.device, dtype: torch.dtype) -> Inputs:
+        x = _pixels(shape, device, dtype)
+        return x, x + 0.02 * seeded(shape, device, dtype), 0.3 * seeded(shape, device, dtype) - 4
+
+    def run(impl: str) -> Function:
+        return lambda x, mean, log_std: discretized_gaussian(x, mean, log_std, cdf=cdf, impl=impl)
+
+    return Workload(f"likelihood, {cdf}, {shape_name(shape)}", make, run)
+
+
+WORKLOADS = [
+    term((64, 3, 64, 64), "fixed_small", "tanh", quick=("eager",)),
+    term((64, 3, 64, 64), "learned_range", "tanh"),
+    term((64, 3, 64, 64), "learned_range", "erf"),
+    likelihood((64, 3, 32, 32), "tanh"),
+    likelihood((64, 3, 32, 32), "erf"),
+    term((4, 8), "fixed_small", "tanh", launch=True),
+]
