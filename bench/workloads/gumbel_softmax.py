@@ -44,3 +44,4 @@ WORKLOADS = [
     workload((4096, 20, 10), dim=-1),
     workload((4, 8), dim=-1, launch=True),
 ]
+SWEEP = [workload((b, 64, 512), dim=-1) for b in (1, 4, 16, 64)]

@@ -60,3 +60,4 @@ WORKLOADS = [
     workload((4096, 64), prior=False),
     workload((4, 8), prior=False, launch=True),
 ]
+SWEEP = [workload((b, 16, 32, 32), prior=False) for b in (1, 4, 16, 64)]

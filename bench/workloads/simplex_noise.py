@@ -29,3 +29,4 @@ WORKLOADS = [
     workload((4, 256, 256), three=True),
     workload((2, 4, 4), three=False, launch=True),
 ]
+SWEEP = [workload((4, s, s), three=False) for s in (16, 32, 64, 128, 256)]

@@ -54,3 +54,4 @@ WORKLOADS = [
     workload(65536, 1024),
     workload(16, 8, launch=True),
 ]
+SWEEP = [workload(n, 1024) for n in (64, 512, 4096, 32768)]
