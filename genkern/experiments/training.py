@@ -83,6 +83,8 @@ def train(
     if fabric.is_global_zero:
         summary = summarize(type(model).load(run.best), data_set, run, trainer.facts(), fabric.device)
     fabric.barrier()
+    if fabric.world_size > 1:
+        torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
     return summary
 
 

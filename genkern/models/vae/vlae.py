@@ -151,10 +151,12 @@ class VLAE(VAE):
     def decode(
         self, z: Latents, *, key: Tensor | None = None, temperature: float = 1.0, sample_offset: int = 0
     ) -> Tensor:
-        """Pixels of latents, one after the other; without a key the likeliest of each, given those before it."""
+        """Pixels of latents, one after the other, drawn: without a key by the noise of one that is always the same.
+
+        To take the likeliest pixel each time, given those before it, would soon run into the background.
+        """
         h = self.decoder(z)
-        if key is None:
-            key, temperature = random.key(0, device=h.device), 0.0
+        key = random.key(0, device=h.device) if key is None else key
         shape = (len(h), self.likelihood.noise_per_pixel, *self.config.shape[1:])
         noise = random.uniform(key, shape, sample_offset=sample_offset)
         return self.local.draw(h, noise, self.likelihood, temperature, self.scale)
