@@ -59,6 +59,7 @@ class FlowContrastive(EnergyModel):
         model, flow_config = FLOWS[config.flow]
         options = {"alpha": None, **config.flow_options}
         self.flow: FlowModel = model(flow_config(shape=config.shape, levels=config.levels, **options))
+        self.network: nn.Module
         if config.network == "mlp":
             self.network = vector_network(config.shape, tuple(config.channels))
         else:
