@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class SDE:
         table[:-1, COLUMNS.index("noise")] = noise[:-1]
         return table
 
-    def flow(self, score: Score, *, divergence: str = "hutchinson", **solver: object) -> CNF:
+    def flow(self, score: Score, *, divergence: str = "hutchinson", **solver: Any) -> CNF:
         """The probability flow as a layer: data at ``smallest_time`` to noise, with its log-determinant; needs ``ode``.
 
         Args:
@@ -102,9 +103,9 @@ class SDE:
             divergence, solver: see `genkern.nn.CNF`.
         """
         options = {"adjoint": False, **solver}
-        return CNF(ProbabilityFlow(self, score), divergence=divergence, **options)  # type: ignore[arg-type]
+        return CNF(ProbabilityFlow(self, score), divergence=divergence, **options)
 
-    def log_prob(self, score: Score, x: Tensor, *, divergence: str = "hutchinson", **solver: object) -> Tensor:
+    def log_prob(self, score: Score, x: Tensor, *, divergence: str = "hutchinson", **solver: Any) -> Tensor:
         r"""Log-density in nats, ``[B]``, of states at ``smallest_time``, by the probability flow.
 
         .. math:: \log p(x) = \log \mathcal{N}(z; 0, \sigma_{prior}^2) + \int \operatorname{tr}
@@ -115,7 +116,7 @@ class SDE:
         return gaussian_log_prob(z / self.prior_std) - volume + log_det
 
     @torch.no_grad()
-    def ode_sample(self, score: Score, z: Tensor, **solver: object) -> Tensor:
+    def ode_sample(self, score: Score, z: Tensor, **solver: Any) -> Tensor:
         """The state at ``smallest_time`` to which the probability flow carries noise ``z``."""
         flow = self.flow(score, **solver)
         with positions_only(flow):

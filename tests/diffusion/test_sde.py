@@ -17,6 +17,11 @@ SDES = {"vp": VPSDE(), "sub-vp": SubVPSDE(), "ve": VESDE()}
 N = 50
 
 
+@pytest.fixture(autouse=True)
+def _same_inputs_every_time():
+    torch.manual_seed(0)
+
+
 def formula(sde: SDE, kind: str, k: int) -> tuple[float, float, float]:
     """Coefficients of x, score and noise of step k (of N, in the order of sampling), as the paper's code has them."""
     t = 1 + (sde.smallest_time - 1) * k / (N - 1)

@@ -25,6 +25,11 @@ KEY = random.key(5)
 MODES, WEIGHTS = torch.tensor([[5.0, 5.0], [-5.0, -5.0]]), torch.tensor([0.8, 0.2])
 
 
+@pytest.fixture(autouse=True)
+def _same_inputs_every_time():
+    torch.manual_seed(0)
+
+
 def mixture_score(x: Tensor, sigma: Tensor) -> Tensor:
     """Of two Gaussians of unit variance, under noise: exact."""
     variance = 1 + sigma[:, None] ** 2

@@ -59,6 +59,7 @@ class FlowContrastive(EnergyModel):
         model, flow_config = FLOWS[config.flow]
         options = {"alpha": None, **config.flow_options}
         self.flow: FlowModel = model(flow_config(shape=config.shape, levels=config.levels, **options))
+        self.network: nn.Module
         if config.network == "mlp":
             self.network = vector_network(config.shape, tuple(config.channels))
         else:
@@ -103,7 +104,8 @@ class FlowContrastive(EnergyModel):
         drawn = torch.where(column(whole, drawn), drawn, 0.0)
         log_q_drawn = torch.where(whole, log_q_drawn, 0.0)
         ratio = self.log_ratio(torch.cat([data, drawn.detach()]), torch.cat([log_q_data, log_q_drawn]).detach())
-        estimation = classification(*ratio.split(len(x)), whole)
+        of_data, of_drawn = ratio.chunk(2)
+        estimation = classification(of_data, of_drawn, whole)
         total = estimation
         if update == "likelihood":
             total = total - log_q_data.mean() / data[0].numel()
@@ -111,7 +113,8 @@ class FlowContrastive(EnergyModel):
             weights = {name: weight.detach() for name, weight in self.network.named_parameters()}
             raw = functional_call(self.network, weights, (torch.cat([data, drawn]),))
             ratio = self.ratio_of(raw, torch.cat([log_q_data, log_q_drawn]))
-            total = total - classification(*ratio.split(len(x)), whole)
+            of_data, of_drawn = ratio.chunk(2)
+            total = total - classification(of_data, of_drawn, whole)
         terms = {"estimation": estimation, "flow_nats": -log_q_data.mean()}
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
@@ -124,7 +127,7 @@ class FlowContrastive(EnergyModel):
         with torch.no_grad():
             data = self.scale(x)
             head = next(layer for layer in reversed(list(self.network.modules())) if isinstance(layer, nn.Linear))
-            head.bias += self.log_ratio(data, self.flow_log_prob(data)).mean() / data[0].numel()
+            head.bias.data += self.log_ratio(data, self.flow_log_prob(data)).mean() / data[0].numel()
 
     @torch.no_grad()
     def sample(
