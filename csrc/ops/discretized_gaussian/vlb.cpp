@@ -85,7 +85,7 @@ GENKERN_INLINE void decoder_loop(const Row<A> row, A limit, const A* __restrict 
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
     mean[i] = row.mean_x0 * estimate(row, limit, x_t[i], output[i]) + row.mean_x_t * x_t[i];
-    if constexpr (learned) log_std[i] = A(0.5) * log_variance_of(row, v[i]);
+    log_std[i] = A(0.5) * (learned ? log_variance_of(row, v[i]) : row.low);
   }
 }
 
@@ -174,9 +174,8 @@ void forward(const Terms& call, double* sums, int64_t begin, int64_t end) {
       p.read(call, b, b * call.elements + part.first, n);
       double& sum = sums[b * stages.parts + u % stages.parts];
       if (p.row.decoder != A(0)) {
-        log_std[0] = A(0.5) * p.row.low;
         decoder(p.row, limit, p.x_t, p.output, p.v, n, mean, log_std);
-        sum = -sum_of_bins(call.cdf, p.x0, mean, log_std, p.v == nullptr, n, call.levels);
+        sum = -sum_of_bins(call.cdf, p.x0, mean, log_std, n, call.levels);
       } else if (p.v) {
         sum = divergences(p.row, limit, p.x0, p.x_t, p.output, p.v, n);
       } else {
@@ -205,9 +204,8 @@ void backward(const Terms& call, const TermGradients& to, int64_t begin, int64_t
       p.read(call, b, at, n);
       A by_x0 = A(1), through = A(0), scale_v = A(0.5) * (p.row.high - p.row.low) * g;  // of the mean's derivative
       if (p.row.decoder != A(0)) {
-        log_std[0] = A(0.5) * p.row.low;
         decoder(p.row, limit, p.x_t, p.output, p.v, n, mean, log_std);
-        slopes_of_bins(call.cdf, p.x0, mean, log_std, p.v == nullptr, n, call.levels, by_mean, by_log_variance);
+        slopes_of_bins(call.cdf, p.x0, mean, log_std, n, call.levels, by_mean, by_log_variance);
         for (int64_t i = 0; i < n; i++) by_estimate[i] = -p.row.mean_x0 * by_mean[i];
         through = -p.row.mean_x_t, scale_v *= A(-0.5);
       } else {
