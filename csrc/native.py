@@ -38,6 +38,7 @@ CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd
              "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-psabi"]  # fmt: skip
 NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-DUSE_CUDA"]
 EXACT = ["-ffp-contract=off"]  # random streams and fields: the same bits on every machine
+EXACT_OPS = ("random", "simplex_noise")
 PURE_PYTHON = "or set GENKERN_BUILD=none for a pure-Python install, which runs on the PyTorch reference."
 
 
@@ -235,7 +236,8 @@ class Build:
 
     def compile_cpp(self, source: Path, extra: Sequence[str] = ()) -> Path:
         target = self.objects / "_".join(source.with_suffix(".o").parts)
-        flags = [*CXX_FLAGS, *(["-Werror"] if self.strict else []), *(EXACT if source.parent.name in ("random", "simplex_noise") else [])]
+        exact = EXACT if source.parent.name in EXACT_OPS else []
+        flags = [*CXX_FLAGS, *(["-Werror"] if self.strict else []), *exact]
         command = [*self.cxx, *flags, *STABLE_ABI, *extra, *self.includes, "-MMD", "-c", str(source), "-o", str(target)]
         return self.steps.run(command, target)
 

@@ -7,16 +7,14 @@
 
 namespace genkern::discretized_gaussian {
 
-// log_std is [n], or one number if `shared`. The sum of log-probabilities.
-double sum_of_bins(Cdf cdf, const float* x, const float* mean, const float* log_std, bool shared, int64_t n,
-                   int64_t levels);
-double sum_of_bins(Cdf cdf, const double* x, const double* mean, const double* log_std, bool shared, int64_t n,
-                   int64_t levels);
+// The sum of log-probabilities.
+double sum_of_bins(Cdf cdf, const float* x, const float* mean, const float* log_std, int64_t n, int64_t levels);
+double sum_of_bins(Cdf cdf, const double* x, const double* mean, const double* log_std, int64_t n, int64_t levels);
 // Derivatives of each log-probability by its mean and its log_std.
-void slopes_of_bins(Cdf cdf, const float* x, const float* mean, const float* log_std, bool shared, int64_t n,
-                    int64_t levels, float* by_mean, float* by_log_std);
-void slopes_of_bins(Cdf cdf, const double* x, const double* mean, const double* log_std, bool shared, int64_t n,
-                    int64_t levels, double* by_mean, double* by_log_std);
+void slopes_of_bins(Cdf cdf, const float* x, const float* mean, const float* log_std, int64_t n, int64_t levels,
+                    float* by_mean, float* by_log_std);
+void slopes_of_bins(Cdf cdf, const double* x, const double* mean, const double* log_std, int64_t n, int64_t levels,
+                    double* by_mean, double* by_log_std);
 
 template <typename T, typename A>
 GENKERN_INLINE void widen_loop(const T* __restrict from, A* __restrict to, int64_t n) {

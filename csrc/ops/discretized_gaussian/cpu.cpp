@@ -3,48 +3,41 @@
 namespace genkern::discretized_gaussian {
 namespace {
 
+// Stored and then summed: as one loop it would not be vectorised.
 template <Cdf cdf, typename A>
-GENKERN_INLINE double sum_loop(const A* x, const A* mean, const A* log_std, bool shared, int64_t n, A h, A log_width) {
-  if (shared) {
-    const A s = *log_std;
-    return sum_over<A>(n, [=](int64_t i) { return log_bin<cdf, false>(x[i], mean[i], s, h, log_width).log_prob; });
-  }
-  return sum_over<A>(n,
-                     [=](int64_t i) { return log_bin<cdf, false>(x[i], mean[i], log_std[i], h, log_width).log_prob; });
+GENKERN_INLINE double sum_loop(const A* __restrict x, const A* __restrict mean, const A* __restrict log_std, int64_t n,
+                               A h, A log_width) {
+  A log_prob[STAGE];
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) log_prob[i] = log_bin<cdf, false>(x[i], mean[i], log_std[i], h, log_width).log_prob;
+  return sum_over<A>(n, [&](int64_t i) { return log_prob[i]; });
 }
 
 template <Cdf cdf, typename A>
-GENKERN_INLINE void slopes_loop(const A* __restrict x, const A* __restrict mean, const A* __restrict log_std,
-                                int64_t stride, int64_t n, A h, A log_width, A* __restrict by_mean,
-                                A* __restrict by_log_std) {
+GENKERN_INLINE void slopes_loop(const A* __restrict x, const A* __restrict mean, const A* __restrict log_std, int64_t n,
+                                A h, A log_width, A* __restrict by_mean, A* __restrict by_log_std) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
-    const Bin<A> bin = log_bin<cdf, true>(x[i], mean[i], log_std[i * stride], h, log_width);
+    const Bin<A> bin = log_bin<cdf, true>(x[i], mean[i], log_std[i], h, log_width);
     by_mean[i] = bin.mean;
     by_log_std[i] = bin.log_std;
   }
 }
 
-#define GENKERN_DEFINE(A, CLONES)                                                                                \
-  CLONES double sum_tanh(const A* x, const A* mean, const A* log_std, bool shared, int64_t n, A h, A w) {        \
-    return sum_loop<Cdf::tanh>(x, mean, log_std, shared, n, h, w);                                               \
-  }                                                                                                              \
-  CLONES double sum_erf(const A* x, const A* mean, const A* log_std, bool shared, int64_t n, A h, A w) {         \
-    return sum_loop<Cdf::erf>(x, mean, log_std, shared, n, h, w);                                                \
-  }                                                                                                              \
-  CLONES void slopes_tanh(const A* x, const A* mean, const A* log_std, bool shared, int64_t n, A h, A w, A* by_mean, \
-                          A* by_log_std) {                                                                       \
-    if (shared)                                                                                                  \
-      slopes_loop<Cdf::tanh>(x, mean, log_std, 0, n, h, w, by_mean, by_log_std);                                 \
-    else                                                                                                         \
-      slopes_loop<Cdf::tanh>(x, mean, log_std, 1, n, h, w, by_mean, by_log_std);                                 \
-  }                                                                                                              \
-  CLONES void slopes_erf(const A* x, const A* mean, const A* log_std, bool shared, int64_t n, A h, A w, A* by_mean, \
-                         A* by_log_std) {                                                                        \
-    if (shared)                                                                                                  \
-      slopes_loop<Cdf::erf>(x, mean, log_std, 0, n, h, w, by_mean, by_log_std);                                  \
-    else                                                                                                         \
-      slopes_loop<Cdf::erf>(x, mean, log_std, 1, n, h, w, by_mean, by_log_std);                                  \
+#define GENKERN_DEFINE(A, CLONES)                                                                       \
+  CLONES double sum_tanh(const A* x, const A* mean, const A* log_std, int64_t n, A h, A w) {            \
+    return sum_loop<Cdf::tanh>(x, mean, log_std, n, h, w);                                              \
+  }                                                                                                     \
+  CLONES double sum_erf(const A* x, const A* mean, const A* log_std, int64_t n, A h, A w) {             \
+    return sum_loop<Cdf::erf>(x, mean, log_std, n, h, w);                                               \
+  }                                                                                                     \
+  CLONES void slopes_tanh(const A* x, const A* mean, const A* log_std, int64_t n, A h, A w, A* by_mean, \
+                          A* by_log_std) {                                                              \
+    slopes_loop<Cdf::tanh>(x, mean, log_std, n, h, w, by_mean, by_log_std);                             \
+  }                                                                                                     \
+  CLONES void slopes_erf(const A* x, const A* mean, const A* log_std, int64_t n, A h, A w, A* by_mean,  \
+                         A* by_log_std) {                                                               \
+    slopes_loop<Cdf::erf>(x, mean, log_std, n, h, w, by_mean, by_log_std);                              \
   }
 GENKERN_DEFINE(float, GENKERN_CLONES)
 GENKERN_DEFINE(double, )
@@ -61,18 +54,18 @@ A log_width(int64_t levels) {
 }  // namespace
 
 #define GENKERN_CHOOSE(A)                                                                                        \
-  double sum_of_bins(Cdf cdf, const A* x, const A* mean, const A* log_std, bool shared, int64_t n, int64_t levels) { \
+  double sum_of_bins(Cdf cdf, const A* x, const A* mean, const A* log_std, int64_t n, int64_t levels) { \
     const A h = half_width<A>(levels), w = log_width<A>(levels);                                                 \
-    return cdf == Cdf::tanh ? sum_tanh(x, mean, log_std, shared, n, h, w)                                        \
-                            : sum_erf(x, mean, log_std, shared, n, h, w);                                        \
+    return cdf == Cdf::tanh ? sum_tanh(x, mean, log_std, n, h, w)                                        \
+                            : sum_erf(x, mean, log_std, n, h, w);                                        \
   }                                                                                                              \
-  void slopes_of_bins(Cdf cdf, const A* x, const A* mean, const A* log_std, bool shared, int64_t n, int64_t levels, \
+  void slopes_of_bins(Cdf cdf, const A* x, const A* mean, const A* log_std, int64_t n, int64_t levels, \
                       A* by_mean, A* by_log_std) {                                                               \
     const A h = half_width<A>(levels), w = log_width<A>(levels);                                                 \
     if (cdf == Cdf::tanh)                                                                                        \
-      slopes_tanh(x, mean, log_std, shared, n, h, w, by_mean, by_log_std);                                       \
+      slopes_tanh(x, mean, log_std, n, h, w, by_mean, by_log_std);                                       \
     else                                                                                                         \
-      slopes_erf(x, mean, log_std, shared, n, h, w, by_mean, by_log_std);                                        \
+      slopes_erf(x, mean, log_std, n, h, w, by_mean, by_log_std);                                        \
   }
 GENKERN_CHOOSE(float)
 GENKERN_CHOOSE(double)
@@ -90,6 +83,14 @@ void each_part(int64_t batch, int64_t elements, int64_t begin, int64_t end, cons
   }
 }
 
+// The scales of a part, one for each number.
+template <typename T, typename A>
+const A* scales(const Bins& call, int64_t b, int64_t at, int64_t n, A* copy) {
+  if (!call.shared) return widened<T>(call.log_std, at, n, copy);
+  std::fill(copy, copy + n, load(static_cast<const T*>(call.log_std)[b]));
+  return copy;
+}
+
 }  // namespace
 
 template <typename T>
@@ -97,10 +98,9 @@ void forward(const Bins& call, double* sums, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   A xs[STAGE], means[STAGE], log_stds[STAGE];
   each_part(call.batch, call.elements, begin, end, [&](int64_t b, int64_t at, int64_t n, int64_t slot) {
-    const A* const log_std =
-        call.shared ? widened<T>(call.log_std, b, 1, log_stds) : widened<T>(call.log_std, at, n, log_stds);
-    sums[slot] = sum_of_bins(call.cdf, widened<T>(call.x, at, n, xs), widened<T>(call.mean, at, n, means), log_std,
-                             call.shared, n, call.levels);
+    const A* const log_std = scales<T>(call, b, at, n, log_stds);
+    sums[slot] = sum_of_bins(call.cdf, widened<T>(call.x, at, n, xs), widened<T>(call.mean, at, n, means), log_std, n,
+                             call.levels);
   });
 }
 
@@ -109,10 +109,9 @@ void backward(const Bins& call, const BinGradients& to, int64_t begin, int64_t e
   using A = arithmetic_t<T>;
   A xs[STAGE], means[STAGE], log_stds[STAGE], by_mean[STAGE], by_log_std[STAGE];
   each_part(call.batch, call.elements, begin, end, [&](int64_t b, int64_t at, int64_t n, int64_t) {
-    const A* const log_std =
-        call.shared ? widened<T>(call.log_std, b, 1, log_stds) : widened<T>(call.log_std, at, n, log_stds);
-    slopes_of_bins(call.cdf, widened<T>(call.x, at, n, xs), widened<T>(call.mean, at, n, means), log_std, call.shared,
-                   n, call.levels, by_mean, by_log_std);
+    const A* const log_std = scales<T>(call, b, at, n, log_stds);
+    slopes_of_bins(call.cdf, widened<T>(call.x, at, n, xs), widened<T>(call.mean, at, n, means), log_std, n,
+                   call.levels, by_mean, by_log_std);
     const A g = static_cast<const A*>(to.grad)[b];
     if (to.x) store_loop(by_mean, static_cast<T*>(to.x) + at, n, -g);
     if (to.mean) store_loop(by_mean, static_cast<T*>(to.mean) + at, n, g);

@@ -63,36 +63,36 @@ GENKERN_HD double erfcx(double x) {
 template <bool slopes, typename A>
 GENKERN_INLINE Bin<A> tanh_bin(A centred, A log_std, A h, bool low, bool high) {
   constexpr A scale = A(1.5957691216057308), cubic = A(0.044715), floor = A(-27.631021115928547);
-  const bool free = (log_std >= A(-20)) & (log_std <= A(30));
-  const A inverse_std = exp(-bounded(log_std, A(-20), A(30)));
+  const A up = high ? A(0) : A(1), down = low ? A(0) : A(1);  // numbers: g++ refuses selects by such combinations
+  const A s = bounded(log_std, A(-20), A(30)), inverse_std = exp(-s);
   const A raw_plus = (centred + h) * inverse_std, raw_minus = (centred - h) * inverse_std;
-  const bool plus_in = (raw_plus >= A(-20)) & (raw_plus <= A(20));
-  const bool minus_in = (raw_minus >= A(-20)) & (raw_minus <= A(20));
   const A plus = bounded(raw_plus, A(-20), A(20)), minus = bounded(raw_minus, A(-20), A(20));
-  const A width = (plus < A(20)) & (minus > A(-20)) ? A(2) * h * inverse_std : plus - minus;
+  A width = A(2) * h * inverse_std;
+  width = plus < A(20) ? width : plus - minus;
+  width = minus > A(-20) ? width : plus - minus;
   const A upper = scale * (plus + cubic * plus * plus * plus), lower = scale * (minus + cubic * minus * minus * minus);
   const A squares = plus * plus + plus * minus + minus * minus;
   const A t = scale * width * (A(1) + cubic * squares);
   const A eu = decay(absolute(upper)).power, el = decay(absolute(lower)).power;
   const Decay<A> et = decay(t < A(1e-30) ? A(1e-30) : t);
-  const bool middle = !(low | high);
-  const A linear = (high | (upper > A(0)) ? A(0) : upper) - (low | (lower < A(0)) ? A(0) : lower);
-  const A numerator = middle ? -et.minus_one : A(1);
-  const A log_prob = linear + ln(numerator / ((high ? A(1) : A(1) + eu) * (low ? A(1) : A(1) + el)));
+  const A linear = up * (upper < A(0) ? upper : A(0)) - down * (lower > A(0) ? lower : A(0));
+  A numerator = low ? A(1) : -et.minus_one;
+  numerator = high ? A(1) : numerator;
+  const A log_prob = linear + ln(numerator / ((A(1) + up * eu) * (A(1) + down * el)));
   Bin<A> bin{log_prob > floor ? log_prob : floor, A(0), A(0)};
   if constexpr (slopes) {
-    const bool live = log_prob >= floor;
+    const A live = log_prob >= floor ? A(1) : A(0), free = s == log_std ? live : A(0);
     // d ln sigmoid(P) / dP = sigmoid(-P), d ln sigmoid(-M) / dM = -sigmoid(M); dP / dp = scale (1 + 3 cubic p^2)
-    const A du = high | !plus_in ? A(0) : (upper > A(0) ? eu : A(1)) / (A(1) + eu);
-    const A dl = low | !minus_in ? A(0) : (lower > A(0) ? A(1) : el) / (A(1) + el);
+    const A du = (raw_plus == plus ? up : A(0)) * ((upper > A(0) ? eu : A(1)) / (A(1) + eu));
+    const A dl = (raw_minus == minus ? down : A(0)) * ((lower > A(0) ? A(1) : el) / (A(1) + el));
     const A by_plus = du * scale * (A(1) + A(3) * cubic * plus * plus);
     const A by_minus = -dl * scale * (A(1) + A(3) * cubic * minus * minus);
-    // t / (e^t - 1) over t: nothing but rounding is lost when the bin is narrow
-    const A dt = middle ? et.power / -et.minus_one : A(0);
-    const A by_both = dt * scale * A(3) * cubic * width * (plus + minus);  // dt (dP / dp - dM / dm)
-    const A by_scale = dt * scale * width * (A(1) + A(3) * cubic * squares);
-    bin.mean = live ? -inverse_std * (by_plus + by_minus + by_both) : A(0);
-    bin.log_std = live & free ? -(plus * by_plus + minus * by_minus + by_scale) : A(0);
+    // by P - M, of which p and m have the parts that do not cancel
+    const A dt = up * down * (et.power / numerator) * scale * width;
+    const A by_mean = by_plus + by_minus + dt * A(3) * cubic * (plus + minus);
+    const A by_scale = plus * by_plus + minus * by_minus + dt * (A(1) + A(3) * cubic * squares);
+    bin.mean = live * (-inverse_std * by_mean);
+    bin.log_std = -free * by_scale;
   }
   return bin;
 }

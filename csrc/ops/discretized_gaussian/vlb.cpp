@@ -42,24 +42,32 @@ GENKERN_HD Exponential<double> exponential(double d) { return {std::exp(d), std:
 
 // Divergences of a sample whose variance is one number: e^d - 1 - d comes once, the squares are summed.
 template <typename A>
-GENKERN_INLINE double squares_loop(const Row<A> row, A limit, const A* x0, const A* x_t, const A* output, int64_t n) {
-  return sum_over<A>(n, [=](int64_t i) {
+GENKERN_INLINE double squares_loop(const Row<A> row, A limit, const A* __restrict x0, const A* __restrict x_t,
+                                   const A* __restrict output, int64_t n) {
+  A squares[STAGE];  // stored and then summed: as one loop it would not be vectorised
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
     const A error = x0[i] - estimate(row, limit, x_t[i], output[i]);
-    return error * error;
-  });
+    squares[i] = error * error;
+  }
+  return sum_over<A>(n, [&](int64_t i) { return squares[i]; });
 }
 
 template <typename A>
-GENKERN_INLINE double divergences_loop(const Row<A> row, A limit, const A* x0, const A* x_t, const A* output,
-                                       const A* v, int64_t n) {
+GENKERN_INLINE double divergences_loop(const Row<A> row, A limit, const A* __restrict x0, const A* __restrict x_t,
+                                       const A* __restrict output, const A* __restrict v, int64_t n) {
+  A terms[STAGE];
   const A inverse_q = exp(-row.log_variance_q), span = row.high - row.low, shift = row.log_variance_q - row.low;
-  return sum_over<A>(n, [=](int64_t i) {
+  const A most = A(80) + row.log_variance_q;
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
     const A beyond = A(0.5) * (v[i] + A(1)) * span - shift;  // l - c4: without cancellation where c4 is c5
-    const A most = A(80) + row.log_variance_q, d = -beyond < most ? -beyond : most;
+    const A d = -beyond < most ? -beyond : most;
     const A error = row.mean_x0 * (x0[i] - estimate(row, limit, x_t[i], output[i]));
     const Exponential<A> e = exponential(d);
-    return A(0.5) * (e.excess + (d + beyond) + error * error * (e.power * inverse_q));
-  });
+    terms[i] = A(0.5) * (e.excess + (d + beyond) + error * error * (e.power * inverse_q));
+  }
+  return sum_over<A>(n, [&](int64_t i) { return terms[i]; });
 }
 
 // Derivatives by the estimate of x_0, and by l if there is v.
@@ -85,7 +93,7 @@ GENKERN_INLINE void decoder_loop(const Row<A> row, A limit, const A* __restrict 
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
     mean[i] = row.mean_x0 * estimate(row, limit, x_t[i], output[i]) + row.mean_x_t * x_t[i];
-    if constexpr (learned) log_std[i] = A(0.5) * log_variance_of(row, v[i]);
+    log_std[i] = A(0.5) * (learned ? log_variance_of(row, v[i]) : row.low);
   }
 }
 
@@ -174,9 +182,8 @@ void forward(const Terms& call, double* sums, int64_t begin, int64_t end) {
       p.read(call, b, b * call.elements + part.first, n);
       double& sum = sums[b * stages.parts + u % stages.parts];
       if (p.row.decoder != A(0)) {
-        log_std[0] = A(0.5) * p.row.low;
         decoder(p.row, limit, p.x_t, p.output, p.v, n, mean, log_std);
-        sum = -sum_of_bins(call.cdf, p.x0, mean, log_std, p.v == nullptr, n, call.levels);
+        sum = -sum_of_bins(call.cdf, p.x0, mean, log_std, n, call.levels);
       } else if (p.v) {
         sum = divergences(p.row, limit, p.x0, p.x_t, p.output, p.v, n);
       } else {
@@ -205,9 +212,8 @@ void backward(const Terms& call, const TermGradients& to, int64_t begin, int64_t
       p.read(call, b, at, n);
       A by_x0 = A(1), through = A(0), scale_v = A(0.5) * (p.row.high - p.row.low) * g;  // of the mean's derivative
       if (p.row.decoder != A(0)) {
-        log_std[0] = A(0.5) * p.row.low;
         decoder(p.row, limit, p.x_t, p.output, p.v, n, mean, log_std);
-        slopes_of_bins(call.cdf, p.x0, mean, log_std, p.v == nullptr, n, call.levels, by_mean, by_log_variance);
+        slopes_of_bins(call.cdf, p.x0, mean, log_std, n, call.levels, by_mean, by_log_variance);
         for (int64_t i = 0; i < n; i++) by_estimate[i] = -p.row.mean_x0 * by_mean[i];
         through = -p.row.mean_x_t, scale_v *= A(-0.5);
       } else {

@@ -160,9 +160,9 @@ def simplex_noise(
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     permutation = permutations(seeds)
-    wide = {"dtype": torch.float64, "device": seeds.device}
-    x = torch.arange(width, **wide).expand(seeds.shape[0], height, width)  # type: ignore[arg-type]
-    y = torch.arange(height, **wide).unsqueeze(1).expand_as(x)  # type: ignore[arg-type]
+    device = seeds.device
+    x = torch.arange(width, dtype=torch.float64, device=device).expand(seeds.shape[0], height, width)
+    y = torch.arange(height, dtype=torch.float64, device=device).unsqueeze(1).expand_as(x)
     field = torch.zeros_like(x)
     for k in range(octaves):
         f = frequency / 2**k
