@@ -1,9 +1,5 @@
 """Diffusion models' samplers: schedules in float64, steps by name, schedulers, and the loop from noise to samples.
 
-from . import schedules
-from .sde import SDE, VESDE, VPSDE, SubVPSDE, predictor_corrector
-
-__all__ = ["SDE", "SubVPSDE", "VESDE", "VPSDE", "predictor_corrector", "schedules"]
 The arithmetic of every step is one op, `genkern.ops.diffusion_step`; here are the rows of coefficients that make it
 DDPM, DDIM, Euler, Heun or DPM-Solver++.
 """
@@ -22,6 +18,7 @@ from .schedulers import (
     Scheduler,
     SchedulerOutput,
 )
+from .sde import SDE, VESDE, VPSDE, SubVPSDE, predictor_corrector
 from .steps import (
     churn_step,
     ddim_step,
@@ -42,8 +39,12 @@ __all__ = [
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "SDE",
     "Scheduler",
     "SchedulerOutput",
+    "SubVPSDE",
+    "VESDE",
+    "VPSDE",
     "churn_step",
     "coefficients",
     "ddim_step",
@@ -52,6 +53,7 @@ __all__ = [
     "euler_ancestral_step",
     "euler_step",
     "heun_step",
+    "predictor_corrector",
     "sample",
     "schedules",
     "thresholded_step",
