@@ -36,8 +36,8 @@ GENKERN_DEFINE(BFloat16, uint32_t, GENKERN_CLONES)
 
 // The order statistics `below` and the next one of n magnitudes, NaN above all numbers.
 template <typename U>
-void select(const U* bits, int64_t n, int64_t below, std::vector<int64_t>& counts, std::vector<U>& found, U* low,
-            U* high, U* most) {
+void select(const U* bits, int64_t n, int64_t below, bool interpolates, std::vector<int64_t>& counts,
+            std::vector<U>& found, U* low, U* high, U* most) {
   constexpr int shift = 8 * int(sizeof(U)) - 1 - LEADING;
   std::fill(counts.begin(), counts.end(), 0);
   int64_t i = 0;
@@ -45,7 +45,7 @@ void select(const U* bits, int64_t n, int64_t below, std::vector<int64_t>& count
     for (int t = 0; t < TABLES; t++) counts[t * BUCKETS + (bits[i + t] >> shift)]++;
   }
   for (; i < n; i++) counts[bits[i] >> shift]++;
-  const int64_t next = std::min(below + 1, n - 1);
+  const int64_t next = interpolates ? std::min(below + 1, n - 1) : below;
   int64_t before = 0, seen = 0;
   U first = 0, last = 0;  // buckets of the two
   bool started = false, ended = false;
@@ -82,10 +82,11 @@ void run(const Quantile& call, int64_t begin, int64_t end) {
   for (int64_t sample = begin; sample < end; sample++) {
     magnitudes(static_cast<const T*>(call.x) + sample * n, bits.data(), n);
     U low = 0, high = 0, most = 0;
-    select(bits.data(), n, call.below, counts, found, &low, &high, &most);
+    select(bits.data(), n, call.below, call.weight != 0, counts, found, &low, &high, &most);
     const U infinity = bit_cast<U>(std::numeric_limits<A>::infinity());
     const bool may_be_nan = most >= infinity >> (8 * sizeof(U) - 1 - LEADING);
-    A value = bit_cast<A>(low) + A(call.weight) * (bit_cast<A>(high) - bit_cast<A>(low));
+    A value = bit_cast<A>(low);
+    if (high != low) value += A(call.weight) * (bit_cast<A>(high) - value);
     value = value < A(call.lowest) ? A(call.lowest) : value;
     value = value > A(call.highest) ? A(call.highest) : value;
     if (may_be_nan && std::any_of(bits.begin(), bits.end(), [=](U b) { return b > infinity; }))

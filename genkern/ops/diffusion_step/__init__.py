@@ -51,7 +51,16 @@ def _reference_out(*args: object) -> None:
         given.copy_(result)  # type: ignore[attr-defined]
 
 
+def _cuda_out(*args: object) -> None:
+    from .triton import diffusion_step_out
+
+    with torch.cuda.device(args[0].device):  # type: ignore[attr-defined]
+        diffusion_step_out(*args)  # type: ignore[arg-type]
+
+
 LIBRARY.impl("diffusion_step_out", _reference_out, "CompositeExplicitAutograd")
+if "cuda" in _op.kernels:
+    LIBRARY.impl("diffusion_step_out", _cuda_out, "CUDA")
 
 
 def diffusion_step(

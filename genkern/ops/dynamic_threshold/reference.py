@@ -8,5 +8,5 @@ def dynamic_threshold(x: Tensor, below: int, weight: float, lowest: float, highe
     """Between the order statistics `below` and `below + 1` of |x|, both counted from 0; NaN where x has one."""
     ordered = x.reshape(x.shape[0], x.shape[1:].numel()).abs().sort(1).values  # NaN last
     low, high = ordered[:, below], ordered[:, min(below + 1, ordered.shape[1] - 1)]
-    quantile = torch.where(ordered[:, -1].isnan(), ordered[:, -1], low + weight * (high - low))
-    return quantile.clamp(lowest, highest)
+    between = low if weight == 0 else torch.where(high == low, low, low + weight * (high - low))
+    return torch.where(ordered[:, -1].isnan(), ordered[:, -1], between).clamp(lowest, highest)
