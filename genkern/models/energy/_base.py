@@ -204,13 +204,7 @@ class DiffusionModel(GenerativeModel):
         """Log-probability of scaled data in nats, ``[B]``: of vectors a density, of pixels that of their bin."""
         if self.config.levels is None:
             return ops.gaussian_log_prob(x0, mean, log_std)
-        half, scale = 1 / (self.config.levels - 1), (-log_std).exp()
-        low, high = (x0 - mean - half) * scale, (x0 - mean + half) * scale
-        low, high = torch.where(x0 < -0.999, -torch.inf, low), torch.where(x0 > 0.999, torch.inf, high)
-        flip = low + high > 0  # in the tail where both are small
-        low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
-        below, above = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
-        return (above + torch.log1p(-(below - above).exp().clamp(max=1 - 1e-7))).flatten(1).sum(1)
+        return ops.discretized_gaussian(x0, mean, log_std, levels=self.config.levels)
 
     # -- small matters ------------------------------------------------------------------------------------------
 

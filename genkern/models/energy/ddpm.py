@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from ... import ops, random
-from ...diffusion import schedules
+from ...diffusion import coefficients, schedules
 from ...ops.diffusion_step import COLUMNS
 from .._base import Batch, Loss, as_batch
 from ._base import NOISE, START, STEPS, TIME, DenoiserConfig, DiffusionModel, column, denoiser
-from ._chain import ddim_rows, ddpm_rows, dpm_solver_rows, prediction_of_x0
 
 METHODS = ("ddpm", "ddim", "dpm++")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
@@ -41,7 +40,7 @@ class DDPM(DiffusionModel):
     alpha: Tensor  # sqrt(alphas_cumprod), [T]
     sigma: Tensor  # sqrt(1 - alphas_cumprod), [T]
     log_level: Tensor  # ln(sigma / alpha), [T]
-    bounds: Tensor  # see `bound_tables`, [6, T]
+    bounds: Tensor  # coefficients of the terms of the variational bound, [T, 8]
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -58,8 +57,9 @@ class DDPM(DiffusionModel):
         )
         tables = {"alpha": self.alphas_cumprod.sqrt(), "sigma": (1 - self.alphas_cumprod).sqrt()}
         tables["log_level"] = (tables["sigma"] / tables["alpha"]).log()
-        self.bound_names = tuple(bound := self.bound_tables())
-        tables["bounds"] = torch.stack([table.double() for table in bound.values()])
+        tables["bounds"] = ops.vlb_coefficients(
+            self.alphas_cumprod, prediction_type=config.prediction, variance_type=config.variance
+        )
         for buffer, table in tables.items():
             self.register_buffer(buffer, table.float(), persistent=False)
 
@@ -139,35 +139,19 @@ class DDPM(DiffusionModel):
         return self.bound(self.network(x_t, self.time(t), y), x0, x_t, t)
 
     def bound(self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """L_t in nats, ``[B]``, of what the network gives at ``x_t``."""
-        output, v = self.split(output)
-        rows = {name: column(row, x0) for name, row in zip(self.bound_names, self.bounds[:, t], strict=True)}
-        mean = rows["x0_of_x"] * x_t + rows["x0_of_output"] * output
-        if not self.training and self.config.levels is not None:
-            mean = mean.clamp(-1, 1)
-        posterior, log_variance = rows["log_posterior"], rows["log_variance"].expand_as(x0)
-        if v is not None:
-            log_variance = posterior + (rows["log_beta"] - posterior) * (v + 1) / 2
-        error = (rows["of_x0"] * (x0 - mean)).square()
-        divergence = log_variance - posterior - 1 + (posterior - log_variance).exp() + error * (-log_variance).exp()
-        return torch.where(t == 0, -self.decoder_log_prob(x0, mean, log_variance / 2), divergence.flatten(1).sum(1) / 2)
-
-    def bound_tables(self) -> dict[str, Tensor]:
-        """Coefficients of the posterior q(x_{t-1} | x_t, x_0) and of the chain, ``[T]`` each, in float64."""
-        here, beta = self.alphas_cumprod, schedules.betas_of(self.alphas_cumprod)
-        before = torch.cat([here.new_ones(1), here[:-1]])
-        posterior = (1 - before) / (1 - here) * beta
-        posterior[0] = posterior[min(1, len(posterior) - 1)]  # its own is 0: the decoder takes the next
-        of_x, of_output = zip(*(prediction_of_x0(float(a), self.config.prediction) for a in here), strict=True)
-        fixed_large = torch.cat([posterior[:1], beta[1:]])
-        return {
-            "of_x0": before.sqrt() * beta / (1 - here),
-            "log_posterior": posterior.log(),
-            "log_beta": beta.log(),
-            "log_variance": (posterior if self.config.variance == "fixed_small" else fixed_large).log(),
-            "x0_of_x": torch.tensor(of_x),
-            "x0_of_output": torch.tensor(of_output),
-        }
+        """L_t in nats, ``[B]``, of what the network gives at ``x_t``; predictions are clipped in evaluation."""
+        levels, (prediction, variance) = self.config.levels, self.split(output)
+        nats = ops.vlb_term(
+            x0, x_t, prediction, self.bounds, timesteps=t, variance=variance, levels=levels or 2,
+            clip_denoised=levels is not None and not self.training,
+        )  # fmt: skip
+        if levels is not None:
+            return nats
+        # of vectors the decoder is a density
+        of_x, of_output, *_, low, high, _ = (column(value, x0) for value in self.bounds[t].unbind(1))
+        log_variance = low if variance is None else low + (high - low) * (variance + 1) / 2
+        decoder = -self.decoder_log_prob(x0, of_x * x_t + of_output * prediction, log_variance / 2)
+        return torch.where(t == 0, decoder, nats)
 
     def prior_nats(self, x0: Tensor) -> Tensor:
         """What the last step still knows of each sample: KL(q(x_T | x_0) || N(0, 1)) in nats, ``[B]``."""
@@ -264,12 +248,19 @@ class DDPM(DiffusionModel):
         if not 1 <= steps <= start + 1:
             raise ValueError(f"{name}.sample: steps must be in [1, {start + 1}]; got {steps}.")
         times = [round((i + 1) * (start + 1) / steps) - 1 for i in reversed(range(steps))]
-        signal = [*self.alphas_cumprod[times].tolist(), 1.0]
+        here = self.alphas_cumprod[times]
+        there, prediction = torch.cat([here[1:], here.new_ones(1)]), self.config.prediction
         if method == "ddpm":
-            return times, ddpm_rows(signal, self.config.prediction, self.config.variance)
+            return times, coefficients.ddpm(here, there, prediction, self.config.variance)
         if method == "ddim":
-            return times, ddim_rows(signal, self.config.prediction, eta)
-        return times, dpm_solver_rows(signal, self.config.prediction)
+            return times, coefficients.ddim(here, there, prediction, eta)
+        (alpha, sigma), (alpha_there, sigma_there) = map(coefficients.of_alpha_bar, (here, there))
+        before = alpha.roll(1), sigma.roll(1)
+        denoised = coefficients.denoised(prediction, alpha, sigma)
+        ends = (alpha, alpha_there), (sigma, sigma_there)
+        first = coefficients.dpm_solver_pp_2m(*ends, *denoised)
+        second = coefficients.dpm_solver_pp_2m(*ends, *denoised, last=before)
+        return times, torch.cat([first[:1], second[1:]])
 
     # -- the flow of probability --------------------------------------------------------------------------------
 
@@ -308,7 +299,7 @@ PRESETS = {
     "ddpm-mnist": Config(shape=(1, 28, 28), channels=32, multipliers=(1, 2, 2), attention=(7,)),
     "ddpm-small": Config(
         shape=(1, 8, 8), levels=17, channels=32, multipliers=(1, 2), attention=(4,), dropout=0.0,
-        timesteps=200, beta_start=5e-4, beta_end=0.1,
+        timesteps=200, schedule="cosine",
     ),
     "ddpm-2d": Config(
         shape=(2,), levels=None, data_scale=2.0, network="mlp", hidden=128, dropout=0.0,

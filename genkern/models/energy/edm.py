@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from ... import ops, random
-from ...diffusion import schedules
+from ...diffusion import coefficients, schedules
 from ...nn import EDMPreconditioning
 from .._base import Batch, Loss, as_batch
 from ._base import NOISE, START, STEPS, TIME, DenoiserConfig, DiffusionModel, column, denoiser
+
+DENOISED = 0.0, 1.0  # what the network gives is the data
 
 
 @dataclass(frozen=True)
@@ -98,31 +100,18 @@ class EDM(DiffusionModel):
                 scale = temperature * churn_noise * (raised**2 - level**2) ** 0.5
                 x = ops.q_sample(x, 1.0, scale, key=random.fold_in(noise, i), sample_offset=sample_offset)
                 level = raised
-            euler = self._step(x, level, y, guidance, (target / level, 1 - target / level, 0.0), x)
+            start, row = x, coefficients.euler(level, target, *DENOISED)
+            x = self._step(x, level, y, guidance, row, start)
             if method == "heun" and target > 0:
-                # the mean of the slopes here and there: (x + x') / 2 is half of the way already
-                half = (target - level) / (2 * target)
-                euler = self._step(euler, target, y, guidance, (0.5 + half, -half, 0.5), x)
-            x = euler
+                x = self._step(x, target, y, guidance, coefficients.heun(level, target, *DENOISED), start)
         self.train(training)
         return self.unscale(x)
 
-    def _step(
-        self,
-        x: Tensor,
-        level: float,
-        y: Tensor | None,
-        guidance: float,
-        weights: tuple[float, float, float],
-        start: Tensor,
-    ) -> Tensor:
-        """The denoiser at one level, and an affine step from ``x``, what it gives, and where the step started."""
-        sigma = torch.full((len(x),), level, dtype=x.dtype, device=x.device)
-        output, unconditional = self.guided(x, sigma, y, guidance)
-        of_x, of_data, of_start = weights
-        row = torch.tensor([0, 1, of_x, of_data, 0, of_start, 0, 0, 0], dtype=torch.float64, device=x.device)
+    def _step(self, x: Tensor, level: float, y: Tensor | None, guidance: float, row: Tensor, start: Tensor) -> Tensor:
+        """The denoiser at one level, and a step by its row of coefficients from there."""
+        output, unconditional = self.guided(x, torch.full_like(x.flatten(1)[:, 0], level), y, guidance)
         return ops.diffusion_step(
-            x, output, row, unconditional=unconditional, guidance=guidance, previous=start, return_x0=False
+            x, output, row.to(x.device), unconditional=unconditional, guidance=guidance, previous=start, return_x0=False
         )[0]
 
     def noise_at(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
