@@ -404,3 +404,14 @@ def test_a_folded_normalisation_equals_two_layers(form):
 def test_errors_name_the_argument(function, error, text):
     with pytest.raises(error, match=text):
         function(*layer(3, 2, 2))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_wide_pictures_have_the_same_product_with_and_without_a_graph(bias: bool) -> None:
+    """Without one they go through a convolution, with one through a matrix product."""
+    torch.manual_seed(0)
+    x, weight, b = torch.randn(3, 50, 4, 5), torch.randn(50, 50), torch.randn(50) if bias else None
+    wanted = invertible_conv1x1(x.double(), weight.double(), None if b is None else b.double(), impl="torch")
+    for given in (x, x.contiguous(memory_format=torch.channels_last), x.requires_grad_()):
+        y, log_det = invertible_conv1x1(given, weight, b)
+        assert (y - wanted[0]).abs().max() < 1e-4 and (log_det - wanted[1]).abs().max() < 1e-3

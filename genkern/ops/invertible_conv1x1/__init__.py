@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import conv2d, linear
 
 from .._checks import check, promote
 from .._library import wide_dtype
 from . import matrices, reference
-from .autograd import full_precision
+from .autograd import derivatives_wanted, full_precision
 from .matrices import inverse, inverse_and_log_abs_det, log_abs_det
 from .weights import fold_actnorm
+
+WIDE = 48  # channels, from which on a convolution is the faster product
 
 
 def invertible_conv1x1(
@@ -99,10 +101,13 @@ def _check(
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``W x + b`` over the channels as one matrix product, in the order in which ``x`` lies in memory.
 
-    Measured on CPU at (64, 48, 16, 16): two thirds of the time of `torch.conv2d`, less where C is small.
+    Measured on CPU, two threads: `torch.conv2d` takes 2 to 4 times as long for up to 24 channels and 0.7 to 0.85 times
+    for 48 to 192, but with its backward pass twice as long at (64, 48, 16, 16).
     """
     if x.dim() == 2:
         return linear(x, weight, bias)
+    if _convolves_faster(x, weight, bias):
+        return conv2d(x, weight[:, :, None, None], bias)
     columns = x.flatten(2)  # [B, C, N]
     batch, channels, positions = columns.shape
     # A batched product needs a [B, C, C] gradient before it is summed, which must not dwarf x.
@@ -113,6 +118,14 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     else:
         y = torch.baddbmm(bias[:, None], weight.expand(batch, channels, channels), columns)
     return y.unflatten(2, x.shape[2:])
+
+
+def _convolves_faster(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    if x.dim() != 4 or x.shape[1] < WIDE or x.dtype != torch.float32 or x.device.type != "cpu":
+        return False
+    if torch.compiler.is_compiling() or not x.is_contiguous():
+        return False
+    return not any(derivatives_wanted(t) for t in (x, weight, bias) if t is not None)
 
 
 __all__ = [
