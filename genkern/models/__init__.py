@@ -35,6 +35,7 @@ MODULES: list[str] = [
     "genkern.models.autoregressive.pixeliqn",
     "genkern.models.autoregressive.pixelrnn",
     "genkern.models.autoregressive.sparse_transformer",
+    "genkern.models.vae.vqvae",
 ]
 
 
