@@ -36,6 +36,7 @@ MODULES: list[str] = [
     "genkern.models.autoregressive.pixelrnn",
     "genkern.models.autoregressive.sparse_transformer",
     "genkern.models.vae.vqvae",
+    "genkern.models.vae.vqvae2",
 ]
 
 
