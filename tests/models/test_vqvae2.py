@@ -67,6 +67,13 @@ def test_a_saved_model_reconstructs_and_samples_the_same(tmp_path):
     assert torch.equal(model.sample(1, key=random.key(3), sample_offset=3), samples[3:])
 
 
+def test_pictures_are_pairs_of_data_and_reconstruction():
+    model = built(Config((1, 8, 8), 5, codes=6, **TINY), torch.float32).eval()
+    x = data(model.config, 40)
+    pairs = model.pictures(x, key=random.key(0))["reconstructions"]
+    assert torch.equal(pairs[::2], x[:32]) and torch.equal(pairs[1::2], model.reconstruct(x[:32]))
+
+
 @pytest.mark.parametrize("preset", ["vqvae2-small", "vqvae2-mnist", "vqvae2"])
 def test_presets_have_a_loss_and_a_reconstruction(preset):
     torch.manual_seed(0)

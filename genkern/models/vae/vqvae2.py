@@ -20,7 +20,7 @@ from .._base import Batch, GenerativeModel, Loss, as_batch
 from ..autoregressive.sparse_transformer import Config as PriorConfig
 from ..autoregressive.sparse_transformer import SparseTransformer
 from . import vqvae
-from .vqvae import MIN_LOG_SCALE, decoder, encoder
+from .vqvae import MIN_LOG_SCALE, PAIRS, decoder, encoder
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,11 @@ class VQVAE2(GenerativeModel):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The picture that the decoder makes of the codes of ``x``."""
         return self.decode(*self.encode(x))
+
+    def pictures(self, x: Tensor, *, key: Tensor) -> dict[str, Tensor]:
+        """``reconstructions``: pairs of data and what comes back."""
+        pairs = torch.stack([x[:PAIRS], self.reconstruct(x[:PAIRS]).to(x)], dim=1)
+        return {"reconstructions": pairs.flatten(0, 1)}
 
     # -- parts --------------------------------------------------------------------------------------------------
 
