@@ -97,9 +97,15 @@ def test_a_few_steps_bring_the_loss_down_and_keep_most_codes_in_use():
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
-        losses.append(float(loss.total))
+        losses.append(float(loss.total.detach()))
     assert losses[-1] < 0.6 * losses[0] and losses[-1] < math.log2(17)
     assert float(loss.terms["perplexity"]) > 0.5 * 16
+
+
+def test_pictures_are_pairs_of_data_and_reconstruction():
+    model, x = built(dtype=torch.float32).eval(), data(TINY, 40)
+    pairs = model.pictures(x, key=random.key(0))["reconstructions"]
+    assert torch.equal(pairs[::2], x[:32]) and torch.equal(pairs[1::2], model.reconstruct(x[:32]))
 
 
 @pytest.mark.parametrize("preset", ["vqvae-small", "vqvae-mnist", "vqvae"])

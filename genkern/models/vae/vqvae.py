@@ -23,6 +23,7 @@ from .._base import Batch, GenerativeModel, Loss, as_batch
 from ..autoregressive.sparse_transformer import Config as PriorConfig
 from ..autoregressive.sparse_transformer import SparseTransformer
 
+PAIRS = 32  # of data and reconstruction in a picture
 MIN_LOG_SCALE = -5.0  # of a pixel's logistic: sharper ones chase the noise of the encoder
 
 
@@ -152,6 +153,11 @@ class VQVAE(GenerativeModel):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The picture that the decoder makes of the codes of ``x``."""
         return self.decode(self.encode(x))
+
+    def pictures(self, x: Tensor, *, key: Tensor) -> dict[str, Tensor]:
+        """``reconstructions``: pairs of data and what comes back."""
+        pairs = torch.stack([x[:PAIRS], self.reconstruct(x[:PAIRS]).to(x)], dim=1)
+        return {"reconstructions": pairs.flatten(0, 1)}
 
     def nats(self, x: Tensor, quantized: Tensor) -> Tensor:
         """Negative log-probability of pixels given codes, ``[B]``."""
