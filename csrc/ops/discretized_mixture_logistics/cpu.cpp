@@ -24,51 +24,73 @@ struct Scratch {
   }
 };
 
-// Log-probability of a tile under component k, its logit added; with `slopes`, derivatives of each sub-pixel.
-template <int channels, bool slopes, typename T, typename A>
-GENKERN_INLINE void component_loop(const T* __restrict params, int64_t sites, int64_t mixtures, int64_t k, int64_t n,
-                                   const Constants<A> c, const A* __restrict value, const A* __restrict edge,
-                                   A* __restrict log_p, A* __restrict mean_slope, A* __restrict log_scale_slope,
-                                   A* __restrict coefficient_slope) {
-  const int64_t block = (channels == 1 ? 2 : 3) * mixtures;
-  const T* base = params + (mixtures + k) * sites;
-  const int64_t plane = mixtures * sites;
+// tanh of three rows and, with `slopes`, its derivative; one division for all.
+template <bool slopes, typename T, typename A>
+GENKERN_INLINE void coefficient_loop(const T* __restrict c0, const T* __restrict c1, const T* __restrict c2, int64_t n,
+                                     A* __restrict value, A* __restrict slope) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
-    // one call a channel, not a loop: an inner loop would keep the compiler from vectorising
-    const auto channel = [&](int ch, A others) {
-      const A centred = value[ch * TILE + i] - (load(base[ch * block * sites + i]) + others);
-      const SubPixel<A> p =
-          sub_pixel<slopes, A>(centred, load(base[ch * block * sites + plane + i]), edge[ch * TILE + i], c);
-      if constexpr (slopes) mean_slope[ch * TILE + i] = p.mean, log_scale_slope[ch * TILE + i] = p.log_scale;
-      return p;
-    };
-    const A logit = load(params[k * sites + i]);
-    if constexpr (channels == 1) {
-      const SubPixel<A> p = channel(0, A(0));
-      log_p[i] = logit + p.linear + log_positive(p.numerator / p.denominator);
-    } else {
-      const A c0 = load(base[2 * plane + i]), c1 = load(base[block * sites + 2 * plane + i]),
-              c2 = load(base[2 * block * sites + 2 * plane + i]);
-      // three tanh of one division
-      const Decay<A> d0 = decay(A(2) * absolute(c0)), d1 = decay(A(2) * absolute(c1)), d2 = decay(A(2) * absolute(c2));
-      const A q0 = A(1) + d0.power, q1 = A(1) + d1.power, q2 = A(1) + d2.power;
-      const A inverse = A(1) / (q0 * q1 * q2), r0 = inverse * (q1 * q2), r1 = inverse * (q0 * q2),
-              r2 = inverse * (q0 * q1);
-      const A red = value[i], green = value[TILE + i];
-      const A t0 = (c0 < A(0) ? d0.minus_one : -d0.minus_one) * r0,
-              t1 = (c1 < A(0) ? d1.minus_one : -d1.minus_one) * r1,
-              t2 = (c2 < A(0) ? d2.minus_one : -d2.minus_one) * r2;
-      const SubPixel<A> p = channel(0, A(0)), q = channel(1, t0 * red), r = channel(2, t1 * red + t2 * green);
-      log_p[i] =
-          logit + (p.linear + q.linear + r.linear) +
-          log_positive(p.numerator * q.numerator * r.numerator / (p.denominator * q.denominator * r.denominator));
-      if constexpr (slopes) {
-        coefficient_slope[i] = A(4) * d0.power * (r0 * r0) * q.mean * red;
-        coefficient_slope[TILE + i] = A(4) * d1.power * (r1 * r1) * r.mean * red;
-        coefficient_slope[2 * TILE + i] = A(4) * d2.power * (r2 * r2) * r.mean * green;
-      }
+    const A a0 = load(c0[i]), a1 = load(c1[i]), a2 = load(c2[i]);
+    const Decay<A> d0 = decay(A(2) * absolute(a0)), d1 = decay(A(2) * absolute(a1)), d2 = decay(A(2) * absolute(a2));
+    const A q0 = A(1) + d0.power, q1 = A(1) + d1.power, q2 = A(1) + d2.power;
+    const A inverse = A(1) / (q0 * q1 * q2), r0 = inverse * (q1 * q2), r1 = inverse * (q0 * q2),
+            r2 = inverse * (q0 * q1);
+    value[i] = (a0 < A(0) ? d0.minus_one : -d0.minus_one) * r0;
+    value[TILE + i] = (a1 < A(0) ? d1.minus_one : -d1.minus_one) * r1;
+    value[2 * TILE + i] = (a2 < A(0) ? d2.minus_one : -d2.minus_one) * r2;
+    if constexpr (slopes) {
+      slope[i] = A(4) * d0.power * (r0 * r0);
+      slope[TILE + i] = A(4) * d1.power * (r1 * r1);
+      slope[2 * TILE + i] = A(4) * d2.power * (r2 * r2);
     }
+  }
+}
+
+// One channel under one component, added to what the channels before it gave.
+template <int channel, bool slopes, typename T, typename A>
+GENKERN_INLINE void channel_loop(const T* __restrict mean, const T* __restrict log_scale, const A* __restrict value,
+                                 const A* __restrict edge, const A* __restrict coefficient, int64_t n,
+                                 const Constants<A> c, A* __restrict linear, A* __restrict ratio,
+                                 A* __restrict mean_slope, A* __restrict log_scale_slope) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
+    A centred = value[channel * TILE + i] - load(mean[i]);
+    if constexpr (channel == 1) centred -= coefficient[i] * value[i];
+    if constexpr (channel == 2)
+      centred -= coefficient[TILE + i] * value[i] + coefficient[2 * TILE + i] * value[TILE + i];
+    const SubPixel<A> p = sub_pixel<slopes, A>(centred, load(log_scale[i]), edge[channel * TILE + i], c);
+    linear[i] = (channel ? linear[i] : A(0)) + p.linear;
+    ratio[i] = (channel ? ratio[i] : A(1)) * p.ratio;
+    if constexpr (slopes) mean_slope[channel * TILE + i] = p.mean, log_scale_slope[channel * TILE + i] = p.log_scale;
+  }
+}
+
+// Log-probability of a tile under component k, its logit added; with `slopes`, derivatives of each sub-pixel. In short
+// loops: the chain of a sub-pixel is long, and a processor that runs ahead must see several.
+template <int channels, bool slopes, typename T, typename A>
+GENKERN_INLINE void component(const T* params, int64_t sites, int64_t mixtures, int64_t k, int64_t n,
+                              const Constants<A>& c, const Scratch<A>& s) {
+  const T* base = params + (mixtures + k) * sites;
+  const int64_t plane = mixtures * sites;
+  A coefficient[3 * TILE], linear[TILE], ratio[TILE];
+  A *mean = s.mean + k * channels * TILE, *log_scale = s.log_scale + k * channels * TILE;
+  A* slope = s.coefficient + k * 3 * TILE;
+  if constexpr (channels == 3)
+    coefficient_loop<slopes, T, A>(base + 2 * plane, base + 5 * plane, base + 8 * plane, n, coefficient, slope);
+  channel_loop<0, slopes, T, A>(base, base + plane, s.value, s.edge, coefficient, n, c, linear, ratio, mean, log_scale);
+  if constexpr (channels == 3) {
+    channel_loop<1, slopes, T, A>(base + 3 * plane, base + 4 * plane, s.value, s.edge, coefficient, n, c, linear, ratio,
+                                  mean, log_scale);
+    channel_loop<2, slopes, T, A>(base + 6 * plane, base + 7 * plane, s.value, s.edge, coefficient, n, c, linear, ratio,
+                                  mean, log_scale);
+  }
+  const T* __restrict logit = params + k * sites;
+  A* __restrict prior = s.prior + k * TILE, * __restrict log_p = s.log_p + k * TILE;
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
+    const A here = load(logit[i]);
+    prior[i] = here;
+    log_p[i] = here + linear[i] + log_positive(ratio[i]);
   }
 }
 
@@ -89,24 +111,10 @@ GENKERN_INLINE void sum_exp(A* __restrict rows, int64_t mixtures, int64_t n, A* 
   }
 }
 
-template <int channels, bool slopes, typename T, typename A>
-GENKERN_INLINE void components(const T* params, int64_t sites, int64_t mixtures, int64_t n, const Constants<A>& c,
-                               const Scratch<A>& s) {
-  for (int64_t k = 0; k < mixtures; k++) {
-    component_loop<channels, slopes, T, A>(params, sites, mixtures, k, n, c, s.value, s.edge, s.log_p + k * TILE,
-                                           s.mean + k * channels * TILE, s.log_scale + k * channels * TILE,
-                                           s.coefficient + k * 3 * TILE);
-    A* __restrict prior = s.prior + k * TILE;
-    const T* __restrict logit = params + k * sites;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) prior[i] = load(logit[i]);
-  }
-}
-
 template <int channels, typename T, typename A>
 GENKERN_INLINE void forward_tile(const T* params, int64_t sites, int64_t mixtures, int64_t n, const Constants<A>& c,
                                  const Scratch<A>& s, A* __restrict nll) {
-  components<channels, false, T, A>(params, sites, mixtures, n, c, s);
+  for (int64_t k = 0; k < mixtures; k++) component<channels, false, T, A>(params, sites, mixtures, k, n, c, s);
   A top[TILE], sum[TILE], prior_top[TILE], prior_sum[TILE];
   sum_exp(s.log_p, mixtures, n, top, sum);
   sum_exp(s.prior, mixtures, n, prior_top, prior_sum);
@@ -118,7 +126,7 @@ template <int channels, typename T, typename A>
 GENKERN_INLINE void backward_tile(const A* __restrict grad, const T* params, int64_t sites, int64_t mixtures, int64_t n,
                                   const Constants<A>& c, const Scratch<A>& s, T* grad_params) {
   constexpr int kinds = channels == 1 ? 2 : 3;
-  components<channels, true, T, A>(params, sites, mixtures, n, c, s);
+  for (int64_t k = 0; k < mixtures; k++) component<channels, true, T, A>(params, sites, mixtures, k, n, c, s);
   A top[TILE], sum[TILE], prior_top[TILE], prior_sum[TILE];
   sum_exp(s.log_p, mixtures, n, top, sum);
   sum_exp(s.prior, mixtures, n, prior_top, prior_sum);
@@ -127,7 +135,7 @@ GENKERN_INLINE void backward_tile(const A* __restrict grad, const T* params, int
   for (int64_t k = 0; k < mixtures; k++) {
     const A* __restrict power = s.log_p + k * TILE, * __restrict prior = s.prior + k * TILE;
     const A* __restrict mean = s.mean + k * channels * TILE, * __restrict scale = s.log_scale + k * channels * TILE;
-    const A* __restrict coefficient = s.coefficient + k * 3 * TILE;
+    const A* __restrict slope = s.coefficient + k * 3 * TILE, * __restrict value = s.value;
     T* __restrict to = grad_params + k * sites;
     T* __restrict out = grad_params + (mixtures + k) * sites;
     const int64_t block = kinds * mixtures * sites, plane = mixtures * sites;
@@ -138,10 +146,16 @@ GENKERN_INLINE void backward_tile(const A* __restrict grad, const T* params, int
       const auto channel = [&](int ch) {
         out[ch * block + i] = store<T>(-share * mean[ch * TILE + i]);
         out[ch * block + plane + i] = store<T>(-share * scale[ch * TILE + i]);
-        if constexpr (channels == 3) out[ch * block + 2 * plane + i] = store<T>(-share * coefficient[ch * TILE + i]);
+      };
+      const auto coefficient = [&](int ch, A others) {
+        out[ch * block + 2 * plane + i] = store<T>(-share * (slope[ch * TILE + i] * others));
       };
       channel(0);
-      if constexpr (channels == 3) channel(1), channel(2);
+      if constexpr (channels == 3) {
+        channel(1), channel(2);
+        coefficient(0, mean[TILE + i] * value[i]);
+        coefficient(1, mean[2 * TILE + i] * value[i]), coefficient(2, mean[2 * TILE + i] * value[TILE + i]);
+      }
     }
   }
 }

@@ -12,7 +12,7 @@ struct Shape {
   int64_t batch, sites, mixtures, channels;  // channels: 1 or 3
   int64_t planes() const { return mixtures * (channels == 1 ? 3 : 10); }
   int64_t tiles() const { return (sites + TILE - 1) / TILE; }
-  static constexpr int64_t TILE = 64;  // sites at a time
+  static constexpr int64_t TILE = 128;  // sites at a time
 };
 
 struct Levels {
@@ -66,7 +66,7 @@ struct Constants {
 // the log-scale.
 template <typename A>
 struct SubPixel {
-  A linear, numerator, denominator, mean, log_scale;
+  A linear, ratio, mean, log_scale;
 };
 
 // By symmetry, with a = e^-s |v - mean| and h = e^-s D / 2, E = e^-a and F = e^-h,
@@ -95,10 +95,11 @@ GENKERN_INLINE SubPixel<A> sub_pixel(A centred, A raw, A edge, const Constants<A
   const A log_width = c.log_step - s;
   SubPixel<A> result{};
   result.linear = (middle ? (log_width < A(0) ? log_width : A(0)) : A(0)) - (within ? A(0) : near_a);
-  result.numerator = middle ? width : A(1);
-  result.denominator = (within ? A(1) : outer) * (beyond ? A(1) : inner);
-  if constexpr (slopes) {
+  if constexpr (!slopes) {
+    result.ratio = (middle ? width : A(1)) / ((within ? A(1) : outer) * (beyond ? A(1) : inner));
+  } else {
     const A inverse = A(1) / (outer * inner * width), by_both = inverse * width;
+    result.ratio = (middle ? width : A(1)) * by_both * (within ? outer : A(1)) * (beyond ? inner : A(1));
     const A left = within ? A(0) : F * inner * by_both;       // F / (F + E) = sigma(a - h)
     const A right = beyond ? A(0) : F * E * outer * by_both;  // F E / (1 + F E) = sigma(-a - h)
     const A slope = right - left;                             // in a; in h: right + left + 2 F^2 / (1 - F^2)
