@@ -51,8 +51,12 @@ def _parser() -> argparse.ArgumentParser:
         help="warm (default): malloc keeps freed memory, as a training run with MALLOC_MMAP_THRESHOLD_ set would;"
         " default: malloc as it comes, which pays page faults for every large tensor; both: one after the other",
     )
+    parser.add_argument(
+        "--peers", nargs="?", const=Path("build/peers"), type=Path, metavar="DIR",
+        help="measure other libraries too, those in DIR (default: build/peers, where `make peers` puts them)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="F", help="write the results")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="write DIR/<machine>-<date>.json")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="write DIR/<machine>-<date>.json, .md and .png")
     parser.add_argument("--markdown", type=Path, metavar="F", help="write a report")
     parser.add_argument("--plot", type=Path, metavar="F", help="write a PNG (needs matplotlib)")
     return parser
@@ -63,6 +67,11 @@ def _run(words: list[str]) -> int:
     allocator = "warm" if arguments.allocator == "both" else arguments.allocator
     if allocator == "warm" and not timing.keep_freed_memory():  # before torch allocates anything large
         allocator = "default"
+
+    if arguments.peers:
+        if not arguments.peers.is_dir():
+            raise ValueError(f"bench: --peers: there is no folder {arguments.peers}; `make peers` fills build/peers.")
+        sys.path.append(str(arguments.peers.resolve()))  # last, so that nothing of genkern's own is replaced
 
     import torch
 
@@ -99,7 +108,8 @@ def _run(words: list[str]) -> int:
     if arguments.results:
         path = arguments.results / results.file_name()
         results.save(path)
-        print(f"wrote {path}")
+        _page(path)
+        print(f"wrote {path}, and the page and the plot beside it")
     if arguments.plot:
         try:
             plot(results, arguments.plot)
@@ -109,6 +119,19 @@ def _run(words: list[str]) -> int:
         picture = arguments.plot.name if arguments.plot and arguments.plot.exists() else None
         arguments.markdown.write_text(markdown(results, picture))
     return 1 if any(t.status.startswith("WRONG") for row in results.rows for t in row.providers.values()) else 0
+
+
+def _page(path: Path) -> None:
+    """The markdown page and the plot of committed results, beside them."""
+    from .report import markdown, plot
+    from .results import Results, warn
+
+    results, picture = Results.load(path), path.with_suffix(".png")
+    try:
+        plot(results, picture)
+    except ImportError:
+        warn("no plot: matplotlib is not installed (pip install matplotlib).")
+    path.with_suffix(".md").write_text(markdown(results, picture.name if picture.exists() else None))
 
 
 def _other_process(words: list[str]) -> list:
@@ -154,5 +177,6 @@ def _readme(words: list[str]) -> int:
     parser.add_argument("results", type=Path)
     parser.add_argument("readme", type=Path)
     arguments = parser.parse_args(words)
+    _page(arguments.results)
     readme.write(arguments.results, arguments.readme)
     return 0

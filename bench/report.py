@@ -8,7 +8,7 @@ from typing import Any
 
 from .registry import TRAIN
 from .results import Results
-from .runner import OK, Row
+from .runner import OK, Row, Timed
 from .timing import Spread
 
 LOSES, NOISE = "▼", "~"
@@ -78,7 +78,12 @@ def _memory(row: Row) -> str:
 
 
 def loses(row: Row) -> bool:
-    return any(t.ratio is not None and t.ratio.median < TIE for n, t in row.providers.items() if n != "genkern")
+    return any(ratio.median < TIE for ratio in rivals(row).values())
+
+
+def rivals(row: Row) -> dict[str, Spread]:
+    """Ratios of those who are not genkern, nor genkern in another form."""
+    return {n: t.ratio for n, t in row.providers.items() if not n.startswith("genkern") and t.ratio is not None}
 
 
 # -- terminal -------------------------------------------------------------------------------------------------------
@@ -184,29 +189,39 @@ def _graph_line(row: Row) -> list[str]:
 
 
 def plot(results: Results, path: str | Path) -> None:
-    """Bars of eager's and compile's time over genkern's; needs matplotlib."""
+    """Time of the others over genkern's, each workload in the last of its modes, on a log axis; needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     rows = [row for row in results.rows if not row.launch and row.providers["genkern"].time]
-    rows = [row for row in rows if row.allocator == rows[0].allocator]
-    names = [f"{row.op} {row.workload}, {row.mode}{' ' + NOISE if row.noisy else ''}" for row in rows]
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
-    for offset, provider, colour in ((-0.2, "eager", "#9aa5b1"), (0.2, "compile", "#2f6f9f")):
-        for i, row in enumerate(rows):
-            timed = row.providers.get(provider)
-            if timed is None or timed.ratio is None:
-                continue
-            spread, label = timed.ratio, provider if i == 0 else None
-            error = [[max(spread.median - spread.p20, 0)], [max(spread.p80 - spread.median, 0)]]
-            axes.barh(i + offset, spread.median, 0.38, color=colour, xerr=error, ecolor="#444", label=label)
+    rows = list({(row.op, row.workload): row for row in rows if row.allocator == rows[0].allocator}.values())
+    names = [f"{row.op}  {row.workload}{' ' + NOISE if row.noisy else ''}" for row in rows]
+    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.19 * len(rows)), layout="constrained")
+    styles = {"eager": ("o", "#9aa5b1"), "compile": ("D", "#2f6f9f"), "others": ("^", "#c46a2b")}
+    for label, (marker, colour) in styles.items():
+        found = [(i, timed.ratio) for i, row in enumerate(rows) for timed in _timed(row, label) if timed.ratio]
+        middles = [ratio.median for _, ratio in found]
+        low = [max(ratio.median - ratio.p20, 0) for _, ratio in found]
+        high = [max(ratio.p80 - ratio.median, 0) for _, ratio in found]
+        at = [i for i, _ in found]
+        axes.errorbar(
+            middles, at, xerr=[low, high], fmt=marker, color=colour, markersize=4, elinewidth=0.8, label=label
+        )
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), names, fontsize=6)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x", which="both", linewidth=0.3)
     axes.set_xlabel("time over genkern's (right of 1: genkern is faster)")
     axes.set_title(head(results).splitlines()[0], fontsize=8)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=140)
+    axes.legend(fontsize=7, loc="upper right")
+    figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _timed(row: Row, label: str) -> list[Timed]:
+    if label != "others":
+        return [row.providers[label]] if label in row.providers else []
+    return [timed for name, timed in row.providers.items() if name not in ("genkern", "eager", "compile")]

@@ -329,6 +329,11 @@ def test_a_wrong_name_ends_with_a_sentence_and_no_trace(capsys):
     assert "did you mean 'affine_coupling'" in capsys.readouterr().err
 
 
+def test_a_folder_of_peers_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["--ops", "squeeze", "--peers", str(tmp_path / "none")]) == 2
+    assert "`make peers`" in capsys.readouterr().err
+
+
 def test_options_of_the_other_allocators_process_are_those_of_this_one():
     from genkern.bench.cli import _without
 
