@@ -18,7 +18,7 @@ from torch.nn.functional import one_hot, relu
 
 from ... import random
 from ...nn import GatedMaskedConv2d, MaskedConv2d
-from ...nn.autoregressive import jacobi, naive
+from ...nn.autoregressive import Progress, jacobi, naive
 from ...ops import gated_activation, quantile_huber
 from .._base import Batch, Loss, as_batch
 from ._base import AutoregressiveModel, check_picture
@@ -133,7 +133,15 @@ class PixelIQN(AutoregressiveModel):
         return (logits * last).round().clamp(0, last).to(self.pixel_dtype)
 
     def sample_with(
-        self, noise: Tensor, x: Tensor, free: Tensor, y: Tensor | None, *, temperature: float, method: str
+        self,
+        noise: Tensor,
+        x: Tensor,
+        free: Tensor,
+        y: Tensor | None,
+        *,
+        temperature: float,
+        method: str,
+        progress: Progress | None = None,
     ) -> Tensor:
         """`sample` of given levels; the temperature draws them towards the median."""
         if method not in METHODS:
@@ -143,12 +151,13 @@ class PixelIQN(AutoregressiveModel):
         training = self.training
         self.eval()
         try:
-            return naive(*arguments) if method == "naive" else jacobi(*arguments)[0]
+            return naive(*arguments, progress=progress) if method == "naive" else jacobi(*arguments, progress)[0]
         finally:
             self.train(training)
 
 
 PRESETS = {
     "pixeliqn": Config(),
+    "pixeliqn-mnist": Config((1, 28, 28), layers=7, channels=32, head=64, cosines=32, embedding=32),
     "pixeliqn-small": Config((1, 8, 8), levels=17, layers=5, channels=32, head=32, cosines=32, embedding=32),
 }
