@@ -151,7 +151,9 @@ class PixelIQN(AutoregressiveModel):
         training = self.training
         self.eval()
         try:
-            return naive(*arguments, progress=progress) if method == "naive" else jacobi(*arguments, progress)[0]
+            return (
+                naive(*arguments, progress=progress) if method == "naive" else jacobi(*arguments, progress=progress)[0]
+            )
         finally:
             self.train(training)
 
