@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -147,13 +146,16 @@ class PixelIQN(AutoregressiveModel):
         if method not in METHODS:
             raise ValueError(f"PixelIQN.sample: method must be one of {METHODS}; got {method!r}.")
         tau = (0.5 + (noise - 0.5) * min(temperature, 1.0)).to(self.dtype)
-        arguments: tuple[Any, ...] = (lambda x: self.quantiles(x, tau, y), self.draw, x, tau, free)
+
+        def quantiles(x: Tensor) -> Tensor:
+            return self.quantiles(x, tau, y)
+
         training = self.training
         self.eval()
         try:
-            return (
-                naive(*arguments, progress=progress) if method == "naive" else jacobi(*arguments, progress=progress)[0]
-            )
+            if method == "naive":
+                return naive(quantiles, self.draw, x, tau, free, progress=progress)
+            return jacobi(quantiles, self.draw, x, tau, free, progress)[0]
         finally:
             self.train(training)
 

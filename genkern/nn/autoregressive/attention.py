@@ -166,7 +166,7 @@ def flex_sparse_attention(q: Tensor, k: Tensor, v: Tensor, pattern: str, stride:
     """
     _check(pattern, stride, summaries)
     mask = block_mask(pattern, q.shape[2], stride, summaries, q.device)
-    attend: Callable[..., Any] = _compiled_flex() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    attend: Any = _compiled_flex() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
     out = attend(q, k, v, block_mask=mask)
     assert isinstance(out, Tensor)
     return out
