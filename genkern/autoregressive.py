@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import random
-from .nn.autoregressive import Causality, Untraceable, cached, check_causality, jacobi, naive
+from .nn.autoregressive import Causality, Progress, Untraceable, cached, check_causality, jacobi, naive
 from .ops.causal_sample.reference import draw
 
 METHODS = ("cached", "wavefront", "jacobi", "naive")
@@ -39,6 +39,7 @@ def sample(
     temperature: float = 1.0,
     method: str = "cached",
     sample_offset: int = 0,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Pictures from any stack of causal layers; models of `genkern.models` do the same by ``model.sample``.
 
@@ -48,22 +49,24 @@ def sample(
     Args:
         network: from pixels in [-1, 1], ``[B, C, H, W]``, to logits, ``[B, C * levels, H, W]``, in groups of one
             sub-pixel; made of `MaskedConv2d`, `VerticalConv2d`, `GatedMaskedConv2d`, 1x1 convolutions, sums, products
-            and ReLU, ELU, tanh or sigmoid (by ``"jacobi"`` and ``"naive"``: of anything).
-        shape: ``(B, C, H, W)``.
+            and ReLU, ELU, tanh or sigmoid (by ``"jacobi"`` and ``"naive"``: of anything). Or of sequences,
+            ``[B, C, T]`` to ``[B, C * levels, T]``, with `CausalConv1d`.
+        shape: ``(B, C, H, W)``, or ``(B, C, T)``.
         levels: integer values of a pixel.
         key: from `genkern.random.key`, on the device of the network.
         condition: what the network takes as ``condition=``, ``[B, *]``.
         given: pixels of which some are kept, integers, ``[B, C, H, W]``.
-        free: which pixels to draw, bool, ``[H, W]``; all others are those given.
-        first_row: rows above it are those given.
+        free: which pixels to draw, bool, ``[H, W]`` (``[T]``); all others are those given.
+        first_row: rows above it (steps before it) are those given.
         temperature: divides the logits; 0 takes the most likely level.
         method: ``"cached"``: every activation is computed once, in one call for all pictures; ``"wavefront"``: the
             same in PyTorch, with a pixel of every row at a time; ``"jacobi"``: whole passes until nothing changes;
             ``"naive"``: a pass for every sub-pixel.
         sample_offset: the number of the first sample, where this is a part of a larger batch.
+        progress: called now and then with how much is done and how much there is.
 
     Returns:
-        Integers, ``[B, C, H, W]``: uint8 up to 256 levels, else int32.
+        Integers like ``shape``: uint8 up to 256 levels, else int32.
 
     Raises:
         Untraceable: if the network has other parts than causal layers; it names the first.
@@ -71,8 +74,8 @@ def sample(
     """
     if method not in METHODS:
         raise ValueError(f"sample: method must be one of {METHODS}; got {method!r}.")
-    if len(shape) != 4:
-        raise ValueError(f"sample: shape must be (B, C, H, W); got {tuple(shape)}.")
+    if len(shape) not in (3, 4):
+        raise ValueError(f"sample: shape must be (B, C, H, W) or (B, C, T); got {tuple(shape)}.")
     size, dtype = tuple(shape), torch.uint8 if levels <= 256 else torch.int32
     free = torch.ones(size[2:], dtype=torch.bool) if free is None else free.clone()
     if free.dtype != torch.bool or tuple(free.shape) != size[2:]:
@@ -86,29 +89,36 @@ def sample(
     x = torch.zeros(size, dtype=dtype, device=key.device)
     x = x if given is None else torch.where(free, x, given.to(x))
     noise = random.uniform(key, size, sample_offset=sample_offset)
+    sequence = len(size) == 3
+    if sequence:  # a column, whose steps are rows
+        x, noise, free = x[..., None], noise[..., None], free[:, None]
     if method in ("cached", "wavefront"):
-        return cached(
-            network, x, noise, free, levels=levels, condition=condition, temperature=temperature, method=method
-        )
+        drawn = cached(
+            network, x, noise, free, levels=levels, condition=condition, temperature=temperature, method=method,
+            progress=progress,
+        )  # fmt: skip
+        return drawn[..., 0] if sequence else drawn
     weights = next(network.parameters())
 
     def conditionals(x: Tensor) -> Tensor:
         scaled = x.to(weights.dtype) * (2 / (levels - 1)) - 1
+        scaled = scaled[..., 0] if sequence else scaled
         logits = network(scaled) if condition is None else network(scaled, condition=condition)
+        logits = logits[..., None] if sequence else logits
         return logits.unflatten(1, (size[1], levels)).transpose(1, 2)  # [B, levels, C, H, W]
 
-    def drawn(logits: Tensor, noise: Tensor) -> Tensor:
+    def draw_all(logits: Tensor, noise: Tensor) -> Tensor:
         flat = logits.movedim(1, -1)
         return draw(flat.reshape(-1, levels), noise.flatten(), temperature).view(flat.shape[:-1]).to(dtype)
 
     training = network.training
     network.eval()
     try:
-        return (
-            naive(conditionals, drawn, x, noise, free)
-            if method == "naive"
-            else jacobi(conditionals, drawn, x, noise, free)[0]
-        )
+        if method == "naive":
+            x = naive(conditionals, draw_all, x, noise, free, progress=progress)
+        else:
+            x = jacobi(conditionals, draw_all, x, noise, free, progress)[0]
+        return x[..., 0] if sequence else x
     finally:
         network.train(training)
 

@@ -5,7 +5,22 @@ from torch import Tensor
 
 from genkern.ops import discretized_mixture_logistics
 
-from ..registry import Function, Inputs, Workload, seeded, shape_name
+from ..registry import Function, Inputs, Rival, Workload, seeded, shape_name
+
+
+def published(*, compiled: bool) -> Function:
+    """The form of the PixelCNN++ code, which most code copies: a difference of sigmoids with a switch and a floor."""
+
+    def loss(params: Tensor, x: Tensor) -> Tensor:
+        return discretized_mixture_logistics(params, x, form="reference")
+
+    return torch.compile(loss) if compiled else loss
+
+
+PUBLISHED = {  # its values are off where scales are sharp
+    "published form": Rival(lambda: published(compiled=False), same_values=False),
+    "published form, compiled": Rival(lambda: published(compiled=True), same_values=False),
+}
 
 
 def workload(shape: tuple[int, ...], components: int, **description: object) -> Workload:
@@ -26,7 +41,7 @@ def workload(shape: tuple[int, ...], components: int, **description: object) -> 
 
 
 WORKLOADS = [
-    workload((32, 3, 32, 32), 10, quick=("eager", "compile")),
+    workload((32, 3, 32, 32), 10, quick=("eager", "compile"), rivals=PUBLISHED),
     workload((64, 1, 28, 28), 10),
     workload((1, 1, 2, 2), 2, launch=True),
 ]

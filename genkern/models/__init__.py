@@ -31,6 +31,7 @@ MODULES: list[str] = [
     "genkern.models.flows.planar_flow",
     "genkern.models.flows.iresnet",
     "genkern.models.flows.residual_flow",
+    "genkern.models.autoregressive.made",
     "genkern.models.autoregressive.pixelcnn",
     "genkern.models.autoregressive.gated_pixelcnn",
     "genkern.models.autoregressive.pixelcnn_pp",

@@ -19,7 +19,7 @@ def test_pictures_come_back_in_as_many_bits_as_the_model_says(shape: tuple[int, 
     x = torch.randint(17, (12, *shape), dtype=torch.uint8)
     code = coding.compress(model, x, y)
     assert torch.equal(coding.decompress(model, code, 12, y), x)
-    promised = -model.log_prob(x, y).sum().item() / math.log(2)
+    promised = -model.log_prob(x, y=y).sum().item() / math.log(2)
     assert promised - 1 < 8 * len(code) < 1.002 * promised + 64
 
 

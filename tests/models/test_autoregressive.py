@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from genkern import models, random
-from genkern.models.autoregressive import gated_pixelcnn, pixelcnn, pixelrnn, sparse_transformer
+from genkern.models.autoregressive import gated_pixelcnn, made, pixelcnn, pixelrnn, sparse_transformer
 from genkern.models.autoregressive._base import AutoregressiveModel, check_picture
+from genkern.nn import check_causality
 
 KEY = random.key(7)
 
@@ -53,6 +54,10 @@ TINY: dict[str, tuple[type[AutoregressiveModel], object]] = {
     "gated pixelcnn": (gated_pixelcnn.GatedPixelCNN, gated_pixelcnn.Config((1, 5, 4), 17, None, 3, 4, head=5)),
     "pixelrnn": (pixelrnn.PixelRNN, pixelrnn.Config((1, 3, 4), 17, layers=1, h=4, head=5)),
     "row pixelrnn": (pixelrnn.PixelRNN, pixelrnn.Config((1, 3, 4), 17, None, "row", layers=1, h=4, head=5)),
+    "pixelrnn by class": (pixelrnn.PixelRNN, pixelrnn.Config((3, 3, 2), 5, 2, layers=1, h=6, head=6)),
+    "row pixelrnn by class": (pixelrnn.PixelRNN, pixelrnn.Config((1, 3, 4), 5, 2, "row", layers=1, h=4, head=5)),
+    "made": (made.MADE, made.Config((3, 2, 3), 5, None, (16, 12), None)),
+    "made by class": (made.MADE, made.Config((1, 3, 4), 17, 2, (16,), None)),
     "sparse transformer": (
         sparse_transformer.SparseTransformer,
         sparse_transformer.Config((3, 2, 3), 5, 2, layers=2, width=8, heads=2),
@@ -96,7 +101,7 @@ def test_log_prob_is_the_sum_of_the_conditionals(name: str) -> None:
     truth = torch.zeros(len(x), dtype=torch.float64)
     for c, i, j in itertools.product(*map(range, model.config.shape)):
         truth += table[torch.arange(len(x)), x[:, c, i, j].long(), c, i, j]
-    assert_close(model.log_prob(x, y), truth)
+    assert_close(model.log_prob(x, y=y), truth)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -150,6 +155,41 @@ def test_the_loss_is_in_bits_per_dimension_and_reaches_every_parameter(name: str
     assert_close(loss.total.detach(), loss.terms["nats"] / (x[0].numel() * math.log(2)))
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_progress_grows_to_the_end_and_changes_no_pixel(name: str) -> None:
+    model, told = moved(name), []
+    x = model.sample(2, key=KEY, progress=lambda *a: told.append(a))
+    assert torch.equal(x, model.sample(2, key=KEY))
+    assert told == sorted(told) and told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if TINY[name][1].classes])
+def test_classes_are_sampled_alike_by_every_method_and_differ(name: str) -> None:
+    model = moved(name)
+    methods = ("naive", "jacobi", "auto", *(("cached", "wavefront") if hasattr(model, "network") else ()))
+    for y in (0, 1):
+        first = model.sample(4, key=KEY, y=y, method="naive")
+        assert all(torch.equal(model.sample(4, key=KEY, y=y, method=m), first) for m in methods)
+    x = data(model)
+    assert not torch.equal(model.logits(x, torch.zeros(4).long()), model.logits(x, torch.ones(4).long()))
+
+
+@pytest.mark.parametrize("mixtures", [None, 2])
+def test_made_leaks_nothing_and_sees_all_sub_pixels_before(mixtures: int | None) -> None:
+    torch.manual_seed(0)
+    report = check_causality(made.MADE(made.Config((3, 2, 3), 5, None, (200,), mixtures)), probes=4)
+    assert report and not report.unseen
+
+
+def test_a_made_of_mixtures_sums_to_one_and_samples_alike() -> None:
+    torch.manual_seed(0)
+    model = made.MADE(made.Config((2, 2, 1), 3, None, (12,), 2)).double()
+    pictures = torch.tensor(list(itertools.product(range(3), repeat=4))).reshape(-1, 2, 2, 1)
+    assert_close(model.log_prob(pictures).exp().sum(), torch.ones((), dtype=torch.float64))
+    x = model.sample(4, key=KEY, method="naive")
+    assert torch.equal(model.sample(4, key=KEY, method="jacobi"), x) and len(x.unique()) > 1
+
+
 def test_temperature_zero_takes_the_most_likely_level() -> None:
     model = moved("table")
     x = model.sample(2, key=KEY, temperature=0.0)
@@ -181,3 +221,23 @@ def test_a_small_model_saves_and_loads_the_same_bits(name: str, tmp_path: Path) 
     loaded, x = models.load(tmp_path), data(model, 2)
     assert type(loaded) is type(model) and loaded.config == model.config
     assert torch.equal(loaded.logits(x, labels(model, 2)), model.logits(x, labels(model, 2)))
+
+
+REDUCED = {  # of presets whose Jacobian at full size would take minutes: fewer pixels or layers, the same kinds of them
+    "made": {"shape": (3, 4, 4)},
+    "made-mnist": {"shape": (1, 8, 8)},
+    "pixelcnn-pp": {"shape": (3, 8, 8), "resnets": 1},
+    "pixelcnn-pp-mnist": {"shape": (1, 8, 8), "resnets": 2},
+    "pixeliqn": {"shape": (3, 6, 6), "layers": 3},
+    "pixeliqn-mnist": {"shape": (1, 9, 9)},
+}
+WHOLE = ("pixelcnn", "gated_pixelcnn", "pixelrnn", "sparse_transformer")  # in the tests of those models
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in REGISTERED if models.presets()[n].model.__module__.rpartition(".")[2] not in WHOLE]
+)
+def test_no_preset_leaks(name: str) -> None:
+    torch.manual_seed(0)
+    report = check_causality(models.build(name, **REDUCED.get(name, {})), probes=1, inputs=6)
+    assert report and report.pairs > 0, report

@@ -84,7 +84,7 @@ def test_the_loss_is_in_bits_per_dimension_and_reaches_every_parameter(name):
     loss = model.loss(models.Batch(x, y))
     loss.total.backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    bits = -model.eval().log_prob(x, y).mean() / (x[0].numel() * math.log(2))
+    bits = -model.eval().log_prob(x, y=y).mean() / (x[0].numel() * math.log(2))
     assert_close(loss.total.detach(), bits.detach())
 
 

@@ -7,7 +7,7 @@ from torch.nn.functional import conv1d, conv2d, pad
 from torch.testing import assert_close
 
 from genkern import autoregressive, models, random
-from genkern.nn import CausalConv1d, GatedMaskedConv2d, MaskedConv2d, VerticalConv2d, check_causality
+from genkern.nn import CausalConv1d, GatedMaskedConv2d, MaskedConv2d, RowLSTM, VerticalConv2d, check_causality
 from genkern.nn.autoregressive import stack_of, sub_pixel_of
 from genkern.nn.autoregressive.wavefront import slant, steps
 
@@ -195,7 +195,7 @@ def test_every_preset_is_causal(name: str, shape: tuple[int, int, int]) -> None:
 # -- sampling any network ----------------------------------------------------------------------------------------------
 
 
-def stacks() -> dict[str, tuple[nn.Module, tuple[int, int, int]]]:
+def stacks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     torch.manual_seed(0)
     grey = nn.Sequential(
         MaskedConv2d(1, 5, 5, mask="A"), nn.ELU(), nn.Dropout(0.5), MaskedConv2d(5, 20, (3, 5), mask="B"), nn.Tanh(),
@@ -210,10 +210,30 @@ def stacks() -> dict[str, tuple[nn.Module, tuple[int, int, int]]]:
         "channels drawn together": (joint, (2, 4, 5)),
         "colour": (colour, (3, 4, 3)),
         "gated": (nn.Sequential(Gated(4, 3), MaskedConv2d(4, 4, 1, mask="B")), (1, 5, 6)),
+        "sequence": (Dilated(1, 4), (1, 17)),
+        "sequence of two channels": (Dilated(2, 4), (2, 9)),
     }
 
 
-def pixels(network: nn.Module, shape: tuple[int, int, int], method: str, temperature: float = 1.0) -> Tensor:
+class Dilated(nn.Module):
+    """A WaveNet of three dilations, with residual connections."""
+
+    def __init__(self, channels: int, levels: int):
+        super().__init__()
+        self.first = CausalConv1d(channels, 6, 2, mask="A")
+        self.layers = nn.ModuleList(CausalConv1d(6, 12, 3, dilation=2**k, mask="B") for k in range(3))
+        self.mix = nn.ModuleList(nn.Conv1d(6, 6, 1) for _ in range(3))
+        self.last = CausalConv1d(6, channels * levels, 1, mask="B")
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        for layer, mix in zip(self.layers, self.mix, strict=True):
+            a, b = layer(h).chunk(2, dim=1)
+            h = h + mix(torch.tanh(a) * torch.sigmoid(b))
+        return self.last(torch.relu(h))
+
+
+def pixels(network: nn.Module, shape: tuple[int, ...], method: str, temperature: float = 1.0) -> Tensor:
     options = {"levels": 4, "key": KEY, "temperature": temperature}
     return autoregressive.sample(network, (3, *shape), method=method, **options)
 
@@ -263,6 +283,26 @@ def test_pixels_that_are_given_are_kept_and_known_to_those_after() -> None:
     assert not torch.equal(x[:, :, 2:][:, :, free[2:]], other[:, :, 2:][:, :, free[2:]])
 
 
+def test_a_sequence_is_completed_from_its_beginning() -> None:
+    network, shape = stacks()["sequence"]
+    given = torch.randint(4, (2, *shape), generator=torch.Generator().manual_seed(0))
+    options = {"levels": 4, "key": KEY, "given": given, "first_row": 5}
+    x = autoregressive.sample(sharpened(network), (2, *shape), **options)
+    assert torch.equal(x[..., :5], given[..., :5].to(x)) and not torch.equal(x, given.to(x))
+    for method in ("naive", "jacobi", "wavefront"):
+        assert torch.equal(autoregressive.sample(network, (2, *shape), method=method, **options), x), method
+
+
+@pytest.mark.parametrize("method", autoregressive.METHODS)
+def test_progress_grows_to_the_end_and_changes_nothing(method: str) -> None:
+    network, shape = stacks()["gated"]
+    told: list[tuple[int, int]] = []
+    options = {"levels": 4, "key": KEY, "method": method}
+    x = autoregressive.sample(network.double(), (3, *shape), progress=lambda *a: told.append(a), **options)
+    assert torch.equal(x, autoregressive.sample(network, (3, *shape), **options))
+    assert told == sorted(told) and told[-1][0] == told[-1][1] and len({total for _, total in told}) == 1
+
+
 def test_new_weights_are_sampled_from_without_tracing_again() -> None:
     network, shape = stacks()["colour"]
     network.double()
@@ -280,6 +320,17 @@ def test_the_front_takes_fewer_steps_than_there_are_pixels() -> None:
     assert steps(program, 28, 28) == 28 + 4 * 27
 
 
+class Branching(nn.Module):
+    """What it computes depends on the picture, so that no program says it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = MaskedConv2d(1, 4, 3, mask="A")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x if x.sum() > 0 else -x)
+
+
 def test_what_cannot_be_sampled_with_a_cache_is_named() -> None:
     shape = (2, 1, 4, 4)
     leaky = nn.Sequential(MaskedConv2d(1, 4, 3, mask="A"), nn.Conv2d(4, 4, 3, padding=1))
@@ -288,5 +339,10 @@ def test_what_cannot_be_sampled_with_a_cache_is_named() -> None:
     late = nn.Sequential(MaskedConv2d(1, 4, 3, mask="A"), VerticalConv2d(4, 4, 3, strict=False))
     with pytest.raises(autoregressive.Untraceable, match="sees pixels of its own row to the right"):
         autoregressive.sample(late, shape, levels=4, key=KEY)
+    recurrent = nn.Sequential(MaskedConv2d(1, 4, 3, mask="A"), RowLSTM(4, 4))
+    with pytest.raises(autoregressive.Untraceable, match="RowLSTM cannot be part of a cached sampler"):
+        autoregressive.sample(recurrent, shape, levels=4, key=KEY)
+    with pytest.raises(autoregressive.Untraceable, match="cannot be traced for a cached sampler"):
+        autoregressive.sample(Branching(), shape, levels=4, key=KEY)
     with pytest.raises(ValueError, match="given must be pixels, where some are not free"):
         autoregressive.sample(stacks()["grey"][0], (2, 1, 6, 5), levels=4, key=KEY, first_row=2)

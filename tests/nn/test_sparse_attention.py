@@ -7,7 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from genkern.nn.autoregressive import SparseSelfAttention, attention_pattern, sparse_attention
-from genkern.nn.autoregressive.attention import PATTERNS
+from genkern.nn.autoregressive.attention import PATTERNS, block_mask, flex_sparse_attention, mask_of
 
 
 def tokens(count: int, width: int = 5, heads: int = 2, batch: int = 2) -> list[Tensor]:
@@ -70,3 +70,30 @@ def test_what_does_not_fit_is_named():
         sparse_attention(q, q, q, "summary", 2, 3)
     with pytest.raises(ValueError, match=r"width must be a multiple of heads, and heads .* got 8, 3 and"):
         SparseSelfAttention(8, 3, ("local", "strided"), stride=2)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_block_sparse_attention_equals_factored_attention(pattern):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 150, 16) for _ in range(3))  # tokens that fill no block
+    assert_close(
+        flex_sparse_attention(q, k, v, pattern, 12, 3), sparse_attention(q, k, v, pattern, 12, 3), rtol=1e-5, atol=1e-5
+    )
+    i, j = torch.arange(150)[:, None], torch.arange(150)
+    assert torch.equal(mask_of(pattern, 12, 3)(None, None, i, j), attention_pattern(pattern, 150, 12, 3))
+
+
+@pytest.mark.parametrize("patterns", [("local", "strided"), ("block", "summary")])
+def test_a_layer_gives_the_same_by_both_backends(patterns):
+    torch.manual_seed(0)
+    layers = [SparseSelfAttention(32, 2, patterns, stride=16, summaries=2, backend=b) for b in ("factored", "flex")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(2, 140, 32)
+    with torch.no_grad():
+        assert_close(layers[1](x), layers[0](x), rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_without_a_pair_are_left_out():
+    device = torch.device("cpu")
+    empty = {pattern: block_mask(pattern, 1024, 32, 1, device).sparsity() for pattern in ("local", "strided")}
+    assert empty["local"] > 70 > empty["strided"]  # per cent

@@ -8,93 +8,116 @@ namespace {
 
 constexpr int64_t TILE = Shape::TILE;
 
-template <typename A>
-struct Constants {
-  A low, step, log_step, min_log_scale, last;
-  bool open;
-  explicit Constants(const Levels& levels)
-      : low(A(levels.low)),
-        step(A(levels.step)),
-        log_step(A(std::log(levels.step))),
-        min_log_scale(A(levels.min_log_scale)),
-        last(A(levels.count - 1)),
-        open(levels.open_edges) {}
-};
-
 // What a tile needs beside its parameters; rows of TILE values.
 template <typename A>
 struct Scratch {
   std::vector<A> memory;
-  A *x, *log_p, *mean, *log_scale;  // x: [C], log_p: [K], slopes: [K, C]
-  explicit Scratch(const Shape& shape) : memory((shape.channels + shape.mixtures * (1 + 2 * shape.channels)) * TILE) {
-    x = memory.data(), log_p = x + shape.channels * TILE, mean = log_p + shape.mixtures * TILE;
-    log_scale = mean + shape.mixtures * shape.channels * TILE;
+  A *value, *edge;      // [C]
+  A *log_p, *prior;     // [K]
+  A *mean, *log_scale;  // slopes, [K, C]
+  A* coefficient;       // slopes of three tanh, [K, 3]
+  explicit Scratch(const Shape& shape)
+      : memory((2 * shape.channels + shape.mixtures * (5 + 2 * shape.channels)) * TILE) {
+    const int64_t C = shape.channels, K = shape.mixtures;
+    value = memory.data(), edge = value + C * TILE, log_p = edge + C * TILE, prior = log_p + K * TILE;
+    mean = prior + K * TILE, log_scale = mean + K * C * TILE, coefficient = log_scale + K * C * TILE;
   }
 };
 
-template <typename A>
-GENKERN_INLINE A coefficient(A raw) {  // tanh
-  const A m = decay(A(2) * absolute(raw)).minus_one, size = -m / (A(2) + m);
-  return raw < A(0) ? -size : size;
-}
-
-// Log-probability of a tile under component k, its logit added; with `slopes`, derivatives of each sub-pixel.
-template <int channels, bool slopes, typename T, typename A>
-GENKERN_INLINE void component_loop(const T* __restrict params, int64_t sites, int64_t mixtures, int64_t k,
-                                   const A* __restrict x, int64_t n, const Constants<A> c, A* __restrict log_p,
-                                   A* __restrict mean_slope, A* __restrict log_scale_slope) {
-  const int64_t block = (channels == 1 ? 2 : 3) * mixtures;
-  const T* base = params + (mixtures + k) * sites;
-  const int64_t plane = mixtures * sites;
+// tanh of three rows and, with `slopes`, its derivative; one division for all.
+template <bool slopes, typename T, typename A>
+GENKERN_INLINE void coefficient_loop(const T* __restrict c0, const T* __restrict c1, const T* __restrict c2, int64_t n,
+                                     A* __restrict value, A* __restrict slope) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
-    // one call a channel, not a loop: an inner loop would keep the compiler from vectorising
-    const auto channel = [&](int ch, A value, A others) {
-      const A level = x[ch * TILE + i], mean = load(base[ch * block * sites + i]) + others;
-      const SubPixel<A> p =
-          sub_pixel<slopes, A>(value - mean, load(base[ch * block * sites + plane + i]), c.min_log_scale, c.step,
-                               c.log_step, c.open & (level <= A(0)), c.open & (level >= c.last));
-      if constexpr (slopes) mean_slope[ch * TILE + i] = p.mean, log_scale_slope[ch * TILE + i] = p.log_scale;
-      return p;
-    };
-    const A logit = load(params[k * sites + i]), red = c.low + c.step * x[i];
-    const SubPixel<A> p = channel(0, red, A(0));
-    if constexpr (channels == 1) {
-      log_p[i] = logit + p.linear + log_positive(p.numerator / p.denominator);
-    } else {
-      const A green = c.low + c.step * x[TILE + i], blue = c.low + c.step * x[2 * TILE + i];
-      const A c0 = coefficient(load(base[2 * plane + i])), c1 = coefficient(load(base[block * sites + 2 * plane + i])),
-              c2 = coefficient(load(base[2 * block * sites + 2 * plane + i]));
-      const SubPixel<A> q = channel(1, green, c0 * red), r = channel(2, blue, c1 * red + c2 * green);
-      log_p[i] =
-          logit + (p.linear + q.linear + r.linear) +
-          log_positive(p.numerator * q.numerator * r.numerator / (p.denominator * q.denominator * r.denominator));
+    const A a0 = load(c0[i]), a1 = load(c1[i]), a2 = load(c2[i]);
+    const Decay<A> d0 = decay(A(2) * absolute(a0)), d1 = decay(A(2) * absolute(a1)), d2 = decay(A(2) * absolute(a2));
+    const A q0 = A(1) + d0.power, q1 = A(1) + d1.power, q2 = A(1) + d2.power;
+    const A inverse = A(1) / (q0 * q1 * q2), r0 = inverse * (q1 * q2), r1 = inverse * (q0 * q2),
+            r2 = inverse * (q0 * q1);
+    value[i] = (a0 < A(0) ? d0.minus_one : -d0.minus_one) * r0;
+    value[TILE + i] = (a1 < A(0) ? d1.minus_one : -d1.minus_one) * r1;
+    value[2 * TILE + i] = (a2 < A(0) ? d2.minus_one : -d2.minus_one) * r2;
+    if constexpr (slopes) {
+      slope[i] = A(4) * d0.power * (r0 * r0);
+      slope[TILE + i] = A(4) * d1.power * (r1 * r1);
+      slope[2 * TILE + i] = A(4) * d2.power * (r2 * r2);
     }
   }
 }
 
-// log sum_k e^(row k), with e^(row - max) left in the rows if they are to be kept.
-template <typename A, typename Row>
-GENKERN_INLINE void log_sum_exp(const Row& row, int64_t mixtures, int64_t n, A* __restrict top, A* __restrict sum) {
-  for (int64_t i = 0; i < n; i++) top[i] = row(0, i), sum[i] = 0;
+// One channel under one component, added to what the channels before it gave.
+template <int channel, bool slopes, typename T, typename A>
+GENKERN_INLINE void channel_loop(const T* __restrict mean, const T* __restrict log_scale, const A* __restrict value,
+                                 const A* __restrict edge, const A* __restrict coefficient, int64_t n,
+                                 const Constants<A> c, A* __restrict linear, A* __restrict ratio,
+                                 A* __restrict mean_slope, A* __restrict log_scale_slope) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
+    A centred = value[channel * TILE + i] - load(mean[i]);
+    if constexpr (channel == 1) centred -= coefficient[i] * value[i];
+    if constexpr (channel == 2)
+      centred -= coefficient[TILE + i] * value[i] + coefficient[2 * TILE + i] * value[TILE + i];
+    const SubPixel<A> p = sub_pixel<slopes, A>(centred, load(log_scale[i]), edge[channel * TILE + i], c);
+    linear[i] = (channel ? linear[i] : A(0)) + p.linear;
+    ratio[i] = (channel ? ratio[i] : A(1)) * p.ratio;
+    if constexpr (slopes) mean_slope[channel * TILE + i] = p.mean, log_scale_slope[channel * TILE + i] = p.log_scale;
+  }
+}
+
+// Log-probability of a tile under component k, its logit added; with `slopes`, derivatives of each sub-pixel. In short
+// loops: the chain of a sub-pixel is long, and a processor that runs ahead must see several.
+template <int channels, bool slopes, typename T, typename A>
+GENKERN_INLINE void component(const T* params, int64_t sites, int64_t mixtures, int64_t k, int64_t n,
+                              const Constants<A>& c, const Scratch<A>& s) {
+  const T* base = params + (mixtures + k) * sites;
+  const int64_t plane = mixtures * sites;
+  A coefficient[3 * TILE], linear[TILE], ratio[TILE];
+  A *mean = s.mean + k * channels * TILE, *log_scale = s.log_scale + k * channels * TILE;
+  A* slope = s.coefficient + k * 3 * TILE;
+  if constexpr (channels == 3)
+    coefficient_loop<slopes, T, A>(base + 2 * plane, base + 5 * plane, base + 8 * plane, n, coefficient, slope);
+  channel_loop<0, slopes, T, A>(base, base + plane, s.value, s.edge, coefficient, n, c, linear, ratio, mean, log_scale);
+  if constexpr (channels == 3) {
+    channel_loop<1, slopes, T, A>(base + 3 * plane, base + 4 * plane, s.value, s.edge, coefficient, n, c, linear, ratio,
+                                  mean, log_scale);
+    channel_loop<2, slopes, T, A>(base + 6 * plane, base + 7 * plane, s.value, s.edge, coefficient, n, c, linear, ratio,
+                                  mean, log_scale);
+  }
+  const T* __restrict logit = params + k * sites;
+  A* __restrict prior = s.prior + k * TILE, * __restrict log_p = s.log_p + k * TILE;
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
+    const A here = load(logit[i]);
+    prior[i] = here;
+    log_p[i] = here + linear[i] + log_positive(ratio[i]);
+  }
+}
+
+// Sums of e^(row k - max), which stay in the rows.
+template <typename A>
+GENKERN_INLINE void sum_exp(A* __restrict rows, int64_t mixtures, int64_t n, A* __restrict top, A* __restrict sum) {
+  for (int64_t i = 0; i < n; i++) top[i] = rows[i], sum[i] = 0;
   for (int64_t k = 1; k < mixtures; k++) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) top[i] = row(k, i) > top[i] ? row(k, i) : top[i];
+    for (int64_t i = 0; i < n; i++) top[i] = rows[k * TILE + i] > top[i] ? rows[k * TILE + i] : top[i];
   }
   for (int64_t k = 0; k < mixtures; k++) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) sum[i] += decay(top[i] - row(k, i)).power;
+    for (int64_t i = 0; i < n; i++) {
+      const A power = decay(top[i] - rows[k * TILE + i]).power;
+      rows[k * TILE + i] = power, sum[i] += power;
+    }
   }
 }
 
 template <int channels, typename T, typename A>
 GENKERN_INLINE void forward_tile(const T* params, int64_t sites, int64_t mixtures, int64_t n, const Constants<A>& c,
                                  const Scratch<A>& s, A* __restrict nll) {
-  for (int64_t k = 0; k < mixtures; k++)
-    component_loop<channels, false, T, A>(params, sites, mixtures, k, s.x, n, c, s.log_p + k * TILE, nullptr, nullptr);
+  for (int64_t k = 0; k < mixtures; k++) component<channels, false, T, A>(params, sites, mixtures, k, n, c, s);
   A top[TILE], sum[TILE], prior_top[TILE], prior_sum[TILE];
-  log_sum_exp([&](int64_t k, int64_t i) { return s.log_p[k * TILE + i]; }, mixtures, n, top, sum);
-  log_sum_exp([&](int64_t k, int64_t i) { return A(load(params[k * sites + i])); }, mixtures, n, prior_top, prior_sum);
+  sum_exp(s.log_p, mixtures, n, top, sum);
+  sum_exp(s.prior, mixtures, n, prior_top, prior_sum);
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) nll[i] = (prior_top[i] - top[i]) + log_positive(prior_sum[i] / sum[i]);
 }
@@ -103,41 +126,35 @@ template <int channels, typename T, typename A>
 GENKERN_INLINE void backward_tile(const A* __restrict grad, const T* params, int64_t sites, int64_t mixtures, int64_t n,
                                   const Constants<A>& c, const Scratch<A>& s, T* grad_params) {
   constexpr int kinds = channels == 1 ? 2 : 3;
-  for (int64_t k = 0; k < mixtures; k++)
-    component_loop<channels, true, T, A>(params, sites, mixtures, k, s.x, n, c, s.log_p + k * TILE,
-                                         s.mean + k * channels * TILE, s.log_scale + k * channels * TILE);
+  for (int64_t k = 0; k < mixtures; k++) component<channels, true, T, A>(params, sites, mixtures, k, n, c, s);
   A top[TILE], sum[TILE], prior_top[TILE], prior_sum[TILE];
-  log_sum_exp([&](int64_t k, int64_t i) { return s.log_p[k * TILE + i]; }, mixtures, n, top, sum);
-  log_sum_exp([&](int64_t k, int64_t i) { return A(load(params[k * sites + i])); }, mixtures, n, prior_top, prior_sum);
+  sum_exp(s.log_p, mixtures, n, top, sum);
+  sum_exp(s.prior, mixtures, n, prior_top, prior_sum);
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) sum[i] = grad[i] / sum[i], prior_sum[i] = grad[i] / prior_sum[i];
   for (int64_t k = 0; k < mixtures; k++) {
-    const A* __restrict log_p = s.log_p + k * TILE, * __restrict x = s.x;
+    const A* __restrict power = s.log_p + k * TILE, * __restrict prior = s.prior + k * TILE;
     const A* __restrict mean = s.mean + k * channels * TILE, * __restrict scale = s.log_scale + k * channels * TILE;
-    const T* __restrict logit = params + k * sites;
-    const T* __restrict base = params + (mixtures + k) * sites;
+    const A* __restrict slope = s.coefficient + k * 3 * TILE, * __restrict value = s.value;
     T* __restrict to = grad_params + k * sites;
     T* __restrict out = grad_params + (mixtures + k) * sites;
     const int64_t block = kinds * mixtures * sites, plane = mixtures * sites;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
-      const A share = decay(top[i] - log_p[i]).power * sum[i];  // of the gradient
-      to[i] = store<T>(decay(prior_top[i] - A(load(logit[i]))).power * prior_sum[i] - share);
+      const A share = power[i] * sum[i];  // of the gradient
+      to[i] = store<T>(prior[i] * prior_sum[i] - share);
       const auto channel = [&](int ch) {
         out[ch * block + i] = store<T>(-share * mean[ch * TILE + i]);
         out[ch * block + plane + i] = store<T>(-share * scale[ch * TILE + i]);
       };
-      const auto coefficient = [&](int ch, A slope) {
-        const Decay<A> d = decay(A(2) * absolute(load(base[ch * block + 2 * plane + i])));
-        const A half = A(2) + d.minus_one;
-        out[ch * block + 2 * plane + i] = store<T>(-share * slope * (A(4) * d.power / (half * half)));
+      const auto coefficient = [&](int ch, A others) {
+        out[ch * block + 2 * plane + i] = store<T>(-share * (slope[ch * TILE + i] * others));
       };
       channel(0);
       if constexpr (channels == 3) {
-        const A red = c.low + c.step * x[i], green = c.low + c.step * x[TILE + i];
         channel(1), channel(2);
-        coefficient(0, mean[TILE + i] * red);
-        coefficient(1, mean[2 * TILE + i] * red), coefficient(2, mean[2 * TILE + i] * green);
+        coefficient(0, mean[TILE + i] * value[i]);
+        coefficient(1, mean[2 * TILE + i] * value[i]), coefficient(2, mean[2 * TILE + i] * value[TILE + i]);
       }
     }
   }
@@ -168,13 +185,21 @@ void with_integer(Integer dtype, const F& f) {
   }
 }
 
+// Values of the levels, and which of them are open ends.
 template <typename A>
-void read_levels(const Shape& shape, Pixels x, int64_t sample, int64_t first, int64_t n, A* to) {
+void read_levels(const Shape& shape, Pixels x, int64_t sample, int64_t first, int64_t n, const Constants<A>& constants,
+                 const Scratch<A>& to) {
+  const A low = constants.low, step = constants.step, last = constants.last, open = constants.open ? A(1) : A(0);
   with_integer(x.dtype, [&](auto type) {
     using I = decltype(type);
     for (int64_t c = 0; c < shape.channels; c++) {
       const I* from = static_cast<const I*>(x.data) + (sample * shape.channels + c) * shape.sites + first;
-      for (int64_t i = 0; i < n; i++) to[c * TILE + i] = A(from[i]);
+      A* __restrict value = to.value + c * TILE, * __restrict edge = to.edge + c * TILE;
+      for (int64_t i = 0; i < n; i++) {
+        const A level = A(from[i]);
+        value[i] = low + step * level;
+        edge[i] = level <= A(0) ? -open : (level >= last ? open : A(0));
+      }
     }
   });
 }
@@ -197,7 +222,7 @@ void forward(const Shape& shape, const Levels& levels, const void* params, Pixel
   const Constants<A> constants(levels);
   const Scratch<A> scratch(shape);
   each_tile(shape, begin, end, [&](int64_t b, int64_t first, int64_t n) {
-    read_levels(shape, x, b, first, n, scratch.x);
+    read_levels(shape, x, b, first, n, constants, scratch);
     const T* from = static_cast<const T*>(params) + b * shape.planes() * shape.sites + first;
     A* to = static_cast<A*>(nll) + b * shape.sites + first;
     if (shape.channels == 1)
@@ -214,7 +239,7 @@ void backward(const Shape& shape, const Levels& levels, const void* grad_nll, co
   const Constants<A> constants(levels);
   const Scratch<A> scratch(shape);
   each_tile(shape, begin, end, [&](int64_t b, int64_t first, int64_t n) {
-    read_levels(shape, x, b, first, n, scratch.x);
+    read_levels(shape, x, b, first, n, constants, scratch);
     const int64_t at = b * shape.planes() * shape.sites + first;
     const T* from = static_cast<const T*>(params) + at;
     T* to = static_cast<T*>(grad_params) + at;

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from ... import random
-from ...nn.autoregressive import cached, is_traceable, jacobi, naive
+from ...nn.autoregressive import Progress, cached, is_traceable, jacobi, naive
 from .._base import Batch, GenerativeModel, Loss, as_batch
 
 METHODS = ("auto", "cached", "wavefront", "jacobi", "naive")
@@ -71,7 +71,7 @@ class AutoregressiveModel(GenerativeModel):
     # -- the protocol -------------------------------------------------------------------------------------------
 
     def log_prob(
-        self, x: Tensor, y: Tensor | None = None, *, key: Tensor | None = None, sample_offset: int = 0
+        self, x: Tensor, *, y: Tensor | None = None, key: Tensor | None = None, sample_offset: int = 0
     ) -> Tensor:
         r"""Exact log-probability of integer pixels in nats, ``[B]``, float32 or wider.
 
@@ -82,14 +82,14 @@ class AutoregressiveModel(GenerativeModel):
         if classes is None or y is not None:
             return self.conditional_log_prob(self.logits(x, y), x).flatten(1).sum(1)
         labels = torch.arange(classes, device=x.device)
-        by_class = [self.log_prob(x, label.expand(len(x))) for label in labels]
+        by_class = [self.log_prob(x, y=label.expand(len(x))) for label in labels]
         return torch.stack(by_class).logsumexp(0) - math.log(classes)
 
     def loss(self, batch: Batch | Tensor, *, key: Tensor | None = None, sample_offset: int = 0) -> Loss:
         """Mean negative log-likelihood in bits per dimension; given the labels, where the model is conditional."""
         x, y = as_batch(batch)
         y = None if self.config.classes is None else y
-        nats = -self.log_prob(x, y, key=key, sample_offset=sample_offset).mean()
+        nats = -self.log_prob(x, y=y, key=key, sample_offset=sample_offset).mean()
         bits_per_dim = nats / (x[0].numel() * math.log(2))
         return Loss(bits_per_dim, {"nats": nats.detach(), "bits_per_dim": bits_per_dim.detach()})
 
@@ -106,6 +106,7 @@ class AutoregressiveModel(GenerativeModel):
         first_row: int = 0,
         method: str = "auto",
         sample_offset: int = 0,
+        progress: Progress | None = None,
     ) -> Tensor:
         """``n`` samples, ``[n, C, H, W]``; the same pixels by every method.
 
@@ -120,14 +121,24 @@ class AutoregressiveModel(GenerativeModel):
                 every row at a time; ``"jacobi"``, whole passes until nothing changes; ``"naive"``, a pass for every
                 sub-pixel; ``"auto"``, the first of these that can be.
             sample_offset: the number of the first sample.
+            progress: called now and then with how much is done and how much there is; places of a picture,
+                pictures, or steps of the wavefront.
         """
         labels = self.labels(n, y, key.device, sample_offset)
         noise = self.noise(n, key=key, sample_offset=sample_offset)
         x, free = self.canvas(n, key.device, given, mask, first_row)
-        return self.sample_with(noise, x, free, labels, temperature=temperature, method=method)
+        return self.sample_with(noise, x, free, labels, temperature=temperature, method=method, progress=progress)
 
     def sample_with(
-        self, noise: Tensor, x: Tensor, free: Tensor, y: Tensor | None, *, temperature: float, method: str
+        self,
+        noise: Tensor,
+        x: Tensor,
+        free: Tensor,
+        y: Tensor | None,
+        *,
+        temperature: float,
+        method: str,
+        progress: Progress | None = None,
     ) -> Tensor:
         """`sample` of given noise: fills the free pixels of ``x``."""
         if method not in METHODS:
@@ -144,15 +155,20 @@ class AutoregressiveModel(GenerativeModel):
                     raise ValueError(f"{type(self).__name__}.sample: method {method!r} needs a stack of causal layers.")
                 return cached(
                     network, x, noise, free, levels=self.config.levels, condition=self.condition(y),
-                    temperature=temperature, method=method,
+                    temperature=temperature, method=method, progress=progress,
                 )  # fmt: skip
             if method == "naive":
                 return naive(
                     lambda x: self.logits(x, y), lambda logits, u: self.draw(logits, u, temperature), x, noise, free,
-                    joint=self.joint,
+                    joint=self.joint, progress=progress,
                 )  # fmt: skip
             return jacobi(
-                lambda x: self.logits(x, y), lambda logits, u: self.draw(logits, u, temperature), x, noise, free
+                lambda x: self.logits(x, y),
+                lambda logits, u: self.draw(logits, u, temperature),
+                x,
+                noise,
+                free,
+                progress,
             )[0]
         finally:
             self.train(training)

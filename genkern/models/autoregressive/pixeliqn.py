@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.nn.functional import one_hot, relu
 
 from ... import random
 from ...nn import GatedMaskedConv2d, MaskedConv2d
-from ...nn.autoregressive import jacobi, naive
+from ...nn.autoregressive import Progress, jacobi, naive
 from ...ops import gated_activation, quantile_huber
 from .._base import Batch, Loss, as_batch
 from ._base import AutoregressiveModel, check_picture
@@ -133,22 +132,36 @@ class PixelIQN(AutoregressiveModel):
         return (logits * last).round().clamp(0, last).to(self.pixel_dtype)
 
     def sample_with(
-        self, noise: Tensor, x: Tensor, free: Tensor, y: Tensor | None, *, temperature: float, method: str
+        self,
+        noise: Tensor,
+        x: Tensor,
+        free: Tensor,
+        y: Tensor | None,
+        *,
+        temperature: float,
+        method: str,
+        progress: Progress | None = None,
     ) -> Tensor:
         """`sample` of given levels; the temperature draws them towards the median."""
         if method not in METHODS:
             raise ValueError(f"PixelIQN.sample: method must be one of {METHODS}; got {method!r}.")
         tau = (0.5 + (noise - 0.5) * min(temperature, 1.0)).to(self.dtype)
-        arguments: tuple[Any, ...] = (lambda x: self.quantiles(x, tau, y), self.draw, x, tau, free)
+
+        def quantiles(x: Tensor) -> Tensor:
+            return self.quantiles(x, tau, y)
+
         training = self.training
         self.eval()
         try:
-            return naive(*arguments) if method == "naive" else jacobi(*arguments)[0]
+            if method == "naive":
+                return naive(quantiles, self.draw, x, tau, free, progress=progress)
+            return jacobi(quantiles, self.draw, x, tau, free, progress)[0]
         finally:
             self.train(training)
 
 
 PRESETS = {
     "pixeliqn": Config(),
+    "pixeliqn-mnist": Config((1, 28, 28), layers=7, channels=32, head=64, cosines=32, embedding=32),
     "pixeliqn-small": Config((1, 8, 8), levels=17, layers=5, channels=32, head=32, cosines=32, embedding=32),
 }

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ... import random
 from ...nn import SparseSelfAttention
+from ...nn.autoregressive import Progress
 from ...nn.autoregressive.attention import Cache
 from .._base import Batch, Loss, as_batch
 from ._base import AutoregressiveModel, check_picture
@@ -161,11 +162,19 @@ class SparseTransformer(AutoregressiveModel):
         return Loss(bits_per_dim, {"nats": nats.detach(), "bits_per_dim": bits_per_dim.detach()})
 
     def sample_with(
-        self, noise: Tensor, x: Tensor, free: Tensor, y: Tensor | None, *, temperature: float, method: str
+        self,
+        noise: Tensor,
+        x: Tensor,
+        free: Tensor,
+        y: Tensor | None,
+        *,
+        temperature: float,
+        method: str,
+        progress: Progress | None = None,
     ) -> Tensor:
         """`sample` of given noise; ``"cached"`` (the default) takes one token at a time, and keeps keys and values."""
         if method not in METHODS:
-            return super().sample_with(noise, x, free, y, temperature=temperature, method=method)
+            return super().sample_with(noise, x, free, y, temperature=temperature, method=method, progress=progress)
         training, channels, width = self.training, self.config.shape[0], self.config.shape[2]
         self.eval()
         x, keep = x.clone(), ~free
@@ -182,6 +191,8 @@ class SparseTransformer(AutoregressiveModel):
                 logits = self.head(self.norm(h))[:, :, None, None, None]  # [B, levels, 1, 1, 1]
                 x[:, c, i, j] = self.draw(logits, noise[:, c, i, j].view(-1, 1, 1, 1), temperature).flatten()
             h = self.pixels(x[:, c, i, j].long())
+            if progress is not None:
+                progress(token + 1, self.tokens)
         self.train(training)
         return x
 

@@ -7,7 +7,7 @@ from .gated import GatedMaskedConv2d
 from .made import MADE, MaskedLinear
 from .masked import CausalConv1d, MaskedConv2d, VerticalConv2d, sub_pixel_of
 from .recurrent import DiagonalBiLSTM, RowLSTM
-from .sampling import jacobi, naive
+from .sampling import Progress, jacobi, naive
 from .shifted import ShiftedConv2d
 from .tracing import Untraceable
 
@@ -19,6 +19,7 @@ __all__ = [
     "MADE",
     "MaskedConv2d",
     "MaskedLinear",
+    "Progress",
     "RowLSTM",
     "ShiftedConv2d",
     "SparseSelfAttention",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+BACKENDS = ("auto", "factored", "flex")
 PATTERNS = ("dense", "local", "strided", "block", "summary")
 
 
@@ -123,6 +127,57 @@ def _check(pattern: str, stride: int, summaries: int) -> None:
         )
 
 
+# -- block-sparse attention, for GPUs ----------------------------------------------------------------------------------
+
+
+def mask_of(pattern: str, stride: int, summaries: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The pattern as a function of token numbers, which `torch.nn.attention.flex_attention` asks for its mask."""
+
+    def mask(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        seen = j <= i
+        if pattern == "local":
+            seen = seen & (i - j <= stride)
+        elif pattern == "strided":
+            seen = seen & ((i - j) % stride == 0)
+        elif pattern == "block":
+            seen = seen & (i // stride == j // stride)
+        elif pattern == "summary":
+            seen = seen & (j % stride >= stride - summaries)
+        return seen
+
+    return mask
+
+
+@functools.lru_cache(maxsize=32)
+def block_mask(pattern: str, tokens: int, stride: int, summaries: int, device: torch.device) -> Any:
+    """Which blocks of the pattern's mask hold anything; of a strided one about half do."""
+    return create_block_mask(mask_of(pattern, stride, summaries), None, None, tokens, tokens, device=device)
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def flex_sparse_attention(q: Tensor, k: Tensor, v: Tensor, pattern: str, stride: int, summaries: int = 1) -> Tensor:
+    """`sparse_attention` by `torch.nn.attention.flex_attention`, which skips blocks of the matrix without a pair.
+
+    On CUDA compiled, with derivatives; on the CPU PyTorch has its values alone.
+    """
+    _check(pattern, stride, summaries)
+    mask = block_mask(pattern, q.shape[2], stride, summaries, q.device)
+    attend: Any = _compiled_flex() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    out = attend(q, k, v, block_mask=mask)
+    assert isinstance(out, Tensor)
+    return out
+
+
+def suits_flex(q: Tensor, pattern: str) -> bool:
+    """Whether to go by blocks: on CUDA, for patterns that leave most blocks empty, at widths that it takes."""
+    width = q.shape[-1]
+    return q.is_cuda and pattern in ("local", "block") and width >= 16 and width & (width - 1) == 0
+
+
 class Cache(NamedTuple):
     """Keys and values of all tokens so far, ``[B, heads, T, D]`` each."""
 
@@ -139,6 +194,8 @@ class SparseSelfAttention(nn.Module):
         patterns: such as ``("local", "strided")`` or ``("block", "summary")``; see `sparse_attention`.
         stride: l, near the square root of the number of tokens; for pictures, the tokens of a row.
         summaries: c.
+        backend: ``"factored"``, dense attention after reshapes; ``"flex"``, block-sparse; ``"auto"``, flex on CUDA
+            where most blocks are empty (local and block; strided and summary leave few so), else factored.
 
     Child et al. 2019 (arXiv:1904.10509), section 4.3.
 
@@ -147,7 +204,16 @@ class SparseSelfAttention(nn.Module):
     torch.Size([2, 64, 32])
     """
 
-    def __init__(self, width: int, heads: int, patterns: tuple[str, ...], *, stride: int, summaries: int = 1):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        patterns: tuple[str, ...],
+        *,
+        stride: int,
+        summaries: int = 1,
+        backend: str = "auto",
+    ):
         super().__init__()
         for pattern in patterns:
             _check(pattern, stride, summaries)
@@ -156,6 +222,9 @@ class SparseSelfAttention(nn.Module):
                 "SparseSelfAttention: width must be a multiple of heads, and heads of the number of patterns;"
                 f" got {width}, {heads} and {patterns}."
             )
+        if backend not in BACKENDS:
+            raise ValueError(f"SparseSelfAttention: backend must be one of {BACKENDS}; got {backend!r}.")
+        self.backend = backend
         self.heads, self.patterns, self.stride, self.summaries = heads, patterns, stride, summaries
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -164,10 +233,14 @@ class SparseSelfAttention(nn.Module):
         """``[B, T, width]`` to the same."""
         q, k, v = self._split(self.qkv(x))
         heads = [
-            sparse_attention(q[:, share], k[:, share], v[:, share], pattern, self.stride, self.summaries)
+            self._function(q, pattern)(q[:, share], k[:, share], v[:, share], pattern, self.stride, self.summaries)
             for share, pattern in self._shares()
         ]
         return self.out(torch.cat(heads, dim=1).transpose(1, 2).flatten(2))
+
+    def _function(self, q: Tensor, pattern: str) -> Callable[..., Tensor]:
+        flex = self.backend == "flex" or (self.backend == "auto" and suits_flex(q, pattern))
+        return flex_sparse_attention if flex else sparse_attention
 
     def cache(self, batch: int, tokens: int) -> Cache:
         """Room for the keys and values of so many tokens."""

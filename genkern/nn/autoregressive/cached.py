@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import causal_sample
+from .sampling import Progress
 from .tracing import Stack, Untraceable
 from .wavefront import wavefront
 
 METHODS = ("cached", "wavefront")
+PARTS = 10  # of a batch whose progress is told
 _stacks: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, bool], Stack]] = weakref.WeakKeyDictionary()
 
 
@@ -27,7 +29,7 @@ def is_traceable(network: nn.Module, sub_pixels: int, *, conditional: bool = Fal
     """Whether the network is made of causal layers alone, so that it can be sampled with a cache."""
     try:
         stack_of(network, sub_pixels, conditional=conditional)
-    except (Untraceable, torch.fx.proxy.TraceError):
+    except Untraceable:
         return False
     return True
 
@@ -44,6 +46,7 @@ def cached(
     temperature: float = 1.0,
     method: str = "cached",
     impl: str = "auto",
+    progress: Progress | None = None,
 ) -> Tensor:
     """Draws in raster order with every activation computed once; the pixels of `naive`.
 
@@ -57,6 +60,7 @@ def cached(
         temperature: divides the logits.
         method: ``"cached"``, pixel by pixel, by `genkern.ops.causal_sample`; or ``"wavefront"``.
         impl: ``"torch"`` for the first of these in PyTorch.
+        progress: called after each tenth of the batch, or after each step of the wavefront.
 
     Raises:
         Untraceable: for a network with other parts than causal layers.
@@ -72,9 +76,19 @@ def cached(
     if method == "wavefront":
         return wavefront(
             stack.program, weights, x, noise.to(weights), free,
-            levels=levels, conditions=conditions, temperature=temperature,
+            levels=levels, conditions=conditions, temperature=temperature, progress=progress,
         )  # fmt: skip
-    return causal_sample(
-        x.int(), weights, noise, stack.code,
-        levels=levels, conditions=conditions, free=free, temperature=temperature, impl=impl,
-    ).to(x.dtype)  # fmt: skip
+
+    def drawn(part: slice) -> Tensor:
+        return causal_sample(
+            x[part].int(), weights, noise[part], stack.code, levels=levels, free=free, temperature=temperature,
+            conditions=None if conditions is None else conditions[part], impl=impl,
+        ).to(x.dtype)  # fmt: skip
+
+    if progress is None or len(x) == 0:
+        return drawn(slice(None))
+    parts, size = [], -(-len(x) // PARTS)
+    for first in range(0, len(x), size):
+        parts.append(drawn(slice(first, first + size)))
+        progress(min(first + size, len(x)), len(x))
+    return torch.cat(parts)

@@ -253,6 +253,11 @@ class CausalConv1d(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
+    def taps(self) -> Taps:
+        """Live taps and their matrices, of the sequence as a column: steps are rows."""
+        shift, size = int(self.mask == "A"), self.weight.shape[2]
+        return [(-shift - self.dilation * (size - 1 - k), 0) for k in range(size)], self.weight.permute(2, 1, 0)
+
     def forward(self, x: Tensor) -> Tensor:
         shift = int(self.mask == "A")
         reach = self.dilation * (self.weight.shape[2] - 1)

@@ -12,12 +12,20 @@ import torch
 from torch import Tensor
 
 Conditionals = Callable[[Tensor], Tensor]  # pixels [B, C, H, W] -> parameters [B, *, H, W] of every conditional
+Progress = Callable[[int, int], None]  # how much is done, and how much there is: places of a picture, or pictures
 Draw = Callable[[Tensor, Tensor], Tensor]  # parameters and noise [B, *, H', W'] -> pixels [B, C, H', W']
 
 
 @torch.no_grad()
 def naive(
-    conditionals: Conditionals, draw: Draw, x: Tensor, noise: Tensor, free: Tensor, *, joint: bool = False
+    conditionals: Conditionals,
+    draw: Draw,
+    x: Tensor,
+    noise: Tensor,
+    free: Tensor,
+    *,
+    joint: bool = False,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Draws in raster order, sub-pixels innermost, with one forward pass for each.
 
@@ -28,21 +36,27 @@ def naive(
         noise: ``[B, *, H, W]``, as `draw` takes it.
         free: which pixels are to be drawn, bool, ``[H, W]``.
         joint: `draw` gives all channels of a pixel at once from one pass (as a mixture of logistics does).
+        progress: called after each pixel.
     """
     x = x.clone()
-    for i, j in free.nonzero().tolist():
+    places = free.nonzero().tolist()
+    for done, (i, j) in enumerate(places, 1):
         at = (..., slice(i, i + 1), slice(j, j + 1))
         for channel in [slice(None)] if joint else range(x.shape[1]):
             x[:, channel, i, j] = draw(conditionals(x)[at], noise[at])[:, channel, 0, 0]
+        if progress is not None:
+            progress(done, len(places))
     return x
 
 
 @torch.no_grad()
-def jacobi(conditionals: Conditionals, draw: Draw, x: Tensor, noise: Tensor, free: Tensor) -> tuple[Tensor, int]:
+def jacobi(
+    conditionals: Conditionals, draw: Draw, x: Tensor, noise: Tensor, free: Tensor, progress: Progress | None = None
+) -> tuple[Tensor, int]:
     """Draws all pixels again and again, until nothing changes: the sample of `naive`, as a fixed point.
 
     After ``n`` passes the first ``n`` sub-pixels are right, so it ends; that it ends early is the point of it. Song et
-    al. 2021 (arXiv:2002.03629).
+    al. 2021 (arXiv:2002.03629). ``progress`` is told how many pixels no pass will change any more.
 
     Returns:
         The sample, and how many passes it took.
@@ -51,6 +65,9 @@ def jacobi(conditionals: Conditionals, draw: Draw, x: Tensor, noise: Tensor, fre
     while True:
         again = torch.where(free, draw(conditionals(x), noise), x)
         passes += 1
+        if progress is not None:
+            changed = (again != x).any(0).any(0)[free]  # before the first that changed, all are as they will be
+            progress(int((changed.cumsum(0) == 0).sum()), len(changed))
         if torch.equal(again, x):
             return x, passes
         x = again

@@ -12,10 +12,13 @@ from torch import Tensor, fx, nn
 
 from ...ops.causal_sample import reference as program
 from .gated import gate
-from .masked import MaskedConv2d, VerticalConv2d
+from .masked import CausalConv1d, MaskedConv2d, VerticalConv2d
+from .recurrent import DiagonalBiLSTM, RowLSTM
 
 LANES = 16  # a group's channels are padded to a multiple of it
 MODULES = {nn.ReLU: program.RELU, nn.ELU: program.ELU, nn.Tanh: program.TANH, nn.Sigmoid: program.SIGMOID}
+CONVOLUTIONS = (MaskedConv2d, VerticalConv2d, CausalConv1d)
+RECURRENT = (RowLSTM, DiagonalBiLSTM)  # whose state a program has no instruction for
 PASS = (nn.Identity, nn.Dropout, nn.Dropout2d)
 CALLS = {
     "relu": program.RELU,
@@ -34,10 +37,10 @@ class Untraceable(ValueError):
 
 
 class Tracer(fx.Tracer):
-    """Stops at the convolutions; everything that is made of them is looked into."""
+    """Stops at the convolutions and LSTMs; everything that is made of them is looked into."""
 
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        return isinstance(m, MaskedConv2d | VerticalConv2d) or super().is_leaf_module(m, qualified_name)
+        return isinstance(m, CONVOLUTIONS + RECURRENT) or super().is_leaf_module(m, qualified_name)
 
 
 class Layout(NamedTuple):
@@ -90,9 +93,11 @@ class Stack:
     """
 
     def __init__(self, network: nn.Module, sub_pixels: int, *, conditional: bool = False):
-        graph = Tracer().trace(
-            network, None if conditional else {"condition": None} if _takes_condition(network) else None
-        )
+        absent = {"condition": None} if not conditional and _takes_condition(network) else None
+        try:
+            graph = Tracer().trace(network, absent)
+        except (fx.proxy.TraceError, TypeError) as error:  # control flow, or a shape, that depends on the picture
+            raise Untraceable(f"sample: the network cannot be traced for a cached sampler: {error}") from error
         for node in reversed(graph.nodes):
             if _name(node) == "_assert_is_none" or (node.op == "placeholder" and not node.users):
                 graph.erase_node(node)  # the condition that is not there
@@ -160,7 +165,11 @@ class Stack:
             module = self.modules.get(str(node.target)) if node.op == "call_module" else None
             if isinstance(module, MaskedConv2d):
                 wishes.append((node, layout_of(module.sub_pixel_out, module.sub_pixels)))
-            elif isinstance(module, VerticalConv2d | nn.Conv2d):
+            elif isinstance(module, RECURRENT):
+                raise Untraceable(f"sample: {type(module).__name__} cannot be part of a cached sampler.")
+            elif isinstance(module, CausalConv1d):
+                wishes.append((node, Layout(module.weight.shape[0])))
+            elif isinstance(module, VerticalConv2d | nn.Conv2d | nn.Conv1d):
                 wishes.append((node, Layout(module.out_channels)))
             elif isinstance(module, nn.Linear):
                 wishes.append((node, Layout(module.out_features)))
@@ -274,13 +283,13 @@ class Builder:
             if isinstance(module, nn.ELU) and module.alpha != 1:
                 raise Untraceable(f"sample: alpha of ELU must be 1; got {module.alpha}.")
             return self.map(MODULES[type(module)], x.layout, x)
-        if isinstance(module, MaskedConv2d | VerticalConv2d):
+        if isinstance(module, CONVOLUTIONS):
             offsets, matrices = module.taps()
         elif (
-            isinstance(module, nn.Conv2d)
-            and module.kernel_size == (1, 1)
+            isinstance(module, nn.Conv2d | nn.Conv1d)
+            and set(module.kernel_size) == {1}
             and module.groups == 1
-            and module.stride == (1, 1)
+            and set(module.stride) == {1}
         ):
             offsets, matrices = [(0, 0)], module.weight.flatten(1).T[None]
         else:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...ops.causal_sample.reference import CONV, GATE, MAPS, MUL, Canvas, Instruction, Program, Run, draw
+from .sampling import Progress
 
 
 def leads(program: Program) -> list[int]:
@@ -47,6 +48,7 @@ def wavefront(
     levels: int,
     conditions: Tensor | None = None,
     temperature: float = 1.0,
+    progress: Progress | None = None,
 ) -> Tensor:
     """The pixels of `genkern.ops.causal_sample`, in `steps` steps of as many pixels as there are rows, in PyTorch.
 
@@ -59,7 +61,8 @@ def wavefront(
     late, ahead = program.late(), max(lead)
     together = program.sub_pixels // program.passes
     rows = torch.arange(height, device=x.device)
-    for time in range(steps(program, height, width)):
+    total = steps(program, height, width)
+    for time in range(total):
         front = time - ahead - lag * rows  # the column of every row
         fronts = {}  # rows and columns that are within the picture, by how far ahead
         for k in sorted(set(lead)):
@@ -82,6 +85,8 @@ def wavefront(
                 buffer = program.buffers[0]
                 scaled = x[:, c, i, j].to(weights.dtype) * (2 / (levels - 1)) - 1
                 canvas.maps[0][:, i + buffer.rows, j + buffer.left, c] = scaled
+        if progress is not None:
+            progress(time + 1, total)
     return x
 
 
