@@ -256,7 +256,8 @@ def dpm_solver_pp_2m(
     rest = torch.where(ends, 1.0, -torch.expm1(-(2 * h if sde else h)))  # 1 - e^-h
     columns = {"x": sigma_next / sigma * torch.where(ends, 0.0, (-h).exp() if sde else 1.0), "x0": alpha_next * rest}
     if last is not None:
-        (h_last,) = _float64(torch.log(alpha / sigma) - torch.log(torch.as_tensor(last[0]) / torch.as_tensor(last[1])))
+        _, alpha_last, sigma_last = _float64(alpha, *last)
+        h_last = torch.log(alpha / sigma) - torch.log(alpha_last / sigma_last)
         weight = rest / 2
         if solver_type == "heun":
             double = 2 * h if sde else h

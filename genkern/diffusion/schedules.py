@@ -41,7 +41,9 @@ def betas(
     if schedule in ("squaredcos_cap_v2", "cosine"):
         bar = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
         return torch.tensor([min(1 - bar[i + 1] / bar[i], 0.999) for i in range(steps)], dtype=torch.float64)
-    check(0 < beta_start <= beta_end < 1, "betas", "beta_start, beta_end", "in (0, 1), in order", (beta_start, beta_end))
+    check(
+        0 < beta_start <= beta_end < 1, "betas", "beta_start, beta_end", "in (0, 1), in order", (beta_start, beta_end)
+    )
     if schedule == "scaled_linear":
         return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
     if schedule == "sigmoid":
@@ -130,9 +132,7 @@ def exponential_sigmas(num_inference_steps: int, sigma_min: float = 0.002, sigma
     return torch.linspace(math.log(sigma_max), math.log(sigma_min), num_inference_steps, dtype=torch.float64).exp()
 
 
-def timesteps(
-    spacing: str, num_inference_steps: int, num_train_timesteps: int = 1000, steps_offset: int = 0
-) -> Tensor:
+def timesteps(spacing: str, num_inference_steps: int, num_train_timesteps: int = 1000, steps_offset: int = 0) -> Tensor:
     """Some of the training timesteps, from noisiest to cleanest.
 
     Args:

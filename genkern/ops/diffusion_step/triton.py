@@ -155,17 +155,13 @@ __all__ = ["diffusion_step", "diffusion_step_backward", "diffusion_step_out"]
 
 _TENSORS = dict.fromkeys(("x", "model_output", "unconditional", "previous", "log_variance", "out", "x0"), "*bf16")
 _TABLES = dict.fromkeys(("coefficients", "threshold", "factors"), "*fp32") | {"key": "*i64", "step": "*i64"}
-_SIZES = dict.fromkeys(
-    ("batch", "elements", "rows", "row_stride", "key_stride", "step_stride", "sample_offset"), "i64"
-)
+_SIZES = dict.fromkeys(("batch", "elements", "rows", "row_stride", "key_stride", "step_stride", "sample_offset"), "i64")
 _FLOATS = dict.fromkeys(("guidance", "low", "high"), "fp32")
 AHEAD_OF_TIME = [
     AheadOfTime(
         _step,
         _TENSORS | _TABLES | _SIZES | _FLOATS,
-        dict.fromkeys(
-            ("GUIDED", "RESCALED", "PREVIOUS", "LEARNED", "THRESHOLD", "NOISY", "STEPS", "RETURN_X0"), chosen
-        )
+        dict.fromkeys(("GUIDED", "RESCALED", "PREVIOUS", "LEARNED", "THRESHOLD", "NOISY", "STEPS", "RETURN_X0"), chosen)
         | {"ACC": tl.float32, "ROWS": 1, "TILE": TILE},
         EXACT,
     )

@@ -9,9 +9,9 @@ SHAPE = (2, 3, 4)
 STEPS = 8
 CASES = {
     "ddpm": ("DDPMScheduler", {}, {}),
-    "ddpm v trailing large": (
+    "ddpm v large": (
         "DDPMScheduler",
-        {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "variance_type": "fixed_large"},
+        {"prediction_type": "v_prediction", "variance_type": "fixed_large"},
         {},
     ),
     "ddpm sample cosine": (
