@@ -3,8 +3,8 @@ import torch
 from interpreted import assert_launchers_agree
 
 from genkern import random
-from genkern.ops.diffusion_step import noise
 from genkern.ops import diffusion_step
+from genkern.ops.diffusion_step import noise
 from genkern.testing import Case
 
 triton = pytest.importorskip("genkern.ops.diffusion_step.triton")
