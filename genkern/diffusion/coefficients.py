@@ -92,7 +92,7 @@ def edm_denoised(sigma: Number, sigma_data: float = 0.5, prediction: str = "epsi
 
 
 def noise_in(prediction: str, alpha: Number, sigma: Number) -> tuple[Tensor, Tensor]:
-    r"""The noise in a model's output: :math:`(a, b)` of :math:`\hat\epsilon = (x - \alpha \hat x_0) / \sigma = a x + b o`.
+    r"""The noise in an output: :math:`(a, b)` of :math:`\hat\epsilon = (x - \alpha \hat x_0) / \sigma = a x + b o`.
 
     0 where there is no noise.
     """
@@ -199,7 +199,7 @@ def churn(sigma: Number, sigma_hat: Number, s_noise: float = 1.0) -> Tensor:
 def heun(sigma: Number, sigma_next: Number, of_x: Number, of_output: Number) -> Tensor:
     r"""The trapezoid after an Euler step from :math:`\sigma` to :math:`\sigma' > 0`; ``previous`` is the sample before.
 
-    .. math:: x'' = \tfrac12 p + \left(\tfrac12 + h\right) x' - h\, \hat x_0', \quad h = \frac{\sigma' - \sigma}{2\sigma'}
+    .. math:: x'' = \tfrac12 p + \left(\tfrac12 + h\right) x' - h \hat x_0', \; h = \frac{\sigma' - \sigma}{2 \sigma'}
 
     which is :math:`p + (\sigma' - \sigma)(d + d') / 2`, with the first slope read off :math:`x' - p`. Here
     :math:`\hat x_0' = a x' + b o'`, of the model at :math:`\sigma'`. Karras et al. 2022, algorithm 1.
