@@ -1,6 +1,7 @@
 # make demo   a trained flow, its pictures, and a first benchmark, from nothing but Python >= 3.10 and a C++ compiler
 # make test   everything that must hold
 # make gpu    the tests and benchmarks of a machine with an NVIDIA GPU and a torch of its own; installs nothing
+# make peers  the libraries that `genkern bench --peers` measures beside genkern, in build/peers
 # make clean  back to a fresh checkout
 #
 # PYTHON=python3.12 make ... chooses the interpreter, from which .venv is made.
@@ -16,7 +17,7 @@ SHELL  := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test gpu clean build lint tests interpreter smoke op format
+.PHONY: help demo test gpu peers clean build lint tests interpreter smoke op format
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -77,6 +78,12 @@ gpu:
 	$(PYTHON) -m pytest -m gpu --ignore tests/triton
 	name=$$($(PYTHON) -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))'); \
 	    $(PYTHON) -m genkern.bench --device cuda --json "bench/results/$$name-$$(date +%F).json"
+
+# -- make peers --------------------------------------------------------------------------------------------------------
+
+peers: build  # in a folder of their own, so that nothing of genkern's environment changes
+	rm -rf build/peers
+	$(PIP) install --quiet --no-deps --target build/peers --requirement bench/peers.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info genkern/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         " `bench training` trains a Glow of these layers and one of normflows'.",
     )
     parser.add_argument("--quick", action="store_true", help="one workload an op, few rounds, few compilations")
+    parser.add_argument("--sweep", action="store_true", help="growing sizes of each op beside its roofline, and a plot")
     parser.add_argument("--ops", nargs="+", metavar="OP", help="only these; --list names them")
     parser.add_argument("--match", metavar="TEXT", help="only workloads whose name contains this")
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
@@ -51,8 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         help="warm (default): malloc keeps freed memory, as a training run with MALLOC_MMAP_THRESHOLD_ set would;"
         " default: malloc as it comes, which pays page faults for every large tensor; both: one after the other",
     )
+    parser.add_argument(
+        "--peers", nargs="?", const=Path("build/peers"), type=Path, metavar="DIR",
+        help="measure other libraries too, those in DIR (default: build/peers, where `make peers` puts them)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="F", help="write the results")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="write DIR/<machine>-<date>.json")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="write DIR/<machine>-<date>.json, .md and .png")
     parser.add_argument("--markdown", type=Path, metavar="F", help="write a report")
     parser.add_argument("--plot", type=Path, metavar="F", help="write a PNG (needs matplotlib)")
     return parser
@@ -64,14 +69,23 @@ def _run(words: list[str]) -> int:
     if allocator == "warm" and not timing.keep_freed_memory():  # before torch allocates anything large
         allocator = "default"
 
+    if arguments.peers:
+        if not arguments.peers.is_dir():
+            raise ValueError(f"bench: --peers: there is no folder {arguments.peers}; `make peers` fills build/peers.")
+        sys.path.append(str(arguments.peers.resolve()))  # last, so that nothing of genkern's own is replaced
+
     import torch
 
+    from .plots import picture
     from .registry import select
-    from .report import Table, head, legend, markdown, plot
+    from .report import Table, head, legend, markdown
     from .results import Results, load, provenance, warn
     from .runner import Options, measure_machine, run
 
-    workloads = [w for w in select(arguments.ops, quick=arguments.quick) if (arguments.match or "") in w.name]
+    if arguments.sweep and arguments.quick:
+        raise ValueError("bench: --sweep and --quick are two different things.")
+    chosen = select(arguments.ops, quick=arguments.quick, sweep=arguments.sweep)
+    workloads = [w for w in chosen if (arguments.match or "") in w.name]
     if arguments.list:
         print("\n".join(f"{workload.op:20} {workload.name}" for workload in workloads))
         return 0
@@ -82,8 +96,9 @@ def _run(words: list[str]) -> int:
         raise ValueError("bench: --device cuda, but torch sees no CUDA device.")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    options = Options(device, getattr(torch, arguments.dtype), arguments.quick, allocator=allocator)
-    options.budget = arguments.budget or (0.4 if arguments.quick else options.budget)
+    brief = arguments.quick or arguments.sweep
+    options = Options(device, getattr(torch, arguments.dtype), brief, allocator=allocator)
+    options.budget = arguments.budget or (0.4 if brief else options.budget)
 
     results = Results(provenance(device, allocator, words), measure_machine(options), [])
     table = Table()
@@ -97,18 +112,33 @@ def _run(words: list[str]) -> int:
     if arguments.json:
         results.save(arguments.json)
     if arguments.results:
-        path = arguments.results / results.file_name()
+        path = arguments.results / results.file_name("-sweep" if arguments.sweep else "")
         results.save(path)
-        print(f"wrote {path}")
+        _page(path)
+        print(f"wrote {path}, and the page and the plot beside it")
     if arguments.plot:
         try:
-            plot(results, arguments.plot)
+            picture(results, arguments.plot)
         except ImportError:
             warn("no plot: matplotlib is not installed (pip install matplotlib).")
     if arguments.markdown:
-        picture = arguments.plot.name if arguments.plot and arguments.plot.exists() else None
-        arguments.markdown.write_text(markdown(results, picture))
+        name = arguments.plot.name if arguments.plot and arguments.plot.exists() else None
+        arguments.markdown.write_text(markdown(results, name))
     return 1 if any(t.status.startswith("WRONG") for row in results.rows for t in row.providers.values()) else 0
+
+
+def _page(path: Path) -> None:
+    """The markdown page and the plot of committed results, beside them."""
+    from .plots import picture
+    from .report import markdown
+    from .results import Results, warn
+
+    results, drawing = Results.load(path), path.with_suffix(".png")
+    try:
+        picture(results, drawing)
+    except ImportError:
+        warn("no plot: matplotlib is not installed (pip install matplotlib).")
+    path.with_suffix(".md").write_text(markdown(results, drawing.name if drawing.exists() else None))
 
 
 def _other_process(words: list[str]) -> list:
@@ -154,5 +184,6 @@ def _readme(words: list[str]) -> int:
     parser.add_argument("results", type=Path)
     parser.add_argument("readme", type=Path)
     arguments = parser.parse_args(words)
+    _page(arguments.results)
     readme.write(arguments.results, arguments.readme)
     return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from .registry import FORWARD, TRAIN
-from .report import LOSES, cell, others
+from .report import LOSES, TIE, cell, others, rivals
 from .results import Results
 from .runner import Row
 
@@ -15,30 +16,47 @@ SOURCE = re.compile(r"\(bench/results/([^)\s]+\.json)\)")
 
 
 def table(results: Results, source: str) -> str:
-    """The block between the markers; ``source`` is the results' path from the repository's root."""
+    """The block between the markers; ``source`` is the results' path from the repository's root.
+
+    One row for each op, that of its first workload; below it everything that loses, whatever the workload.
+    """
     facts = results.provenance
     rows = [row for row in results.rows if not row.launch and row.allocator == results.rows[0].allocator]
     lines = [
         "| op | workload | forward: eager | compile | forward+backward: eager | compile | others | copies |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for op, workload in dict.fromkeys((row.op, row.workload) for row in rows):
-        modes = {row.mode: row for row in rows if (row.op, row.workload) == (op, workload)}
+    first = {row.op: row.workload for row in reversed(rows)}
+    for op in dict.fromkeys(row.op for row in rows):
+        modes = {row.mode: row for row in rows if (row.op, row.workload) == (op, first[op])}
         ratios = [
             cell(modes[mode], provider) if mode in modes else "–"
             for mode in (FORWARD, TRAIN)
             for provider in ("eager", "compile")
         ]
-        last = next(iter(modes.values()))
-        lines.append(f"| {op} | {workload} | {' | '.join(ratios)} | {others(last)} | {_copies(modes)} |")
+        beside = next((text for text in map(others, reversed(modes.values())) if text != "–"), "–")
+        lines.append(f"| {op} | {first[op]} | {' | '.join(ratios)} | {beside} | {_copies(modes)} |")
+    page = f"{source.removesuffix('.json')}.md"
     lines += [
         "",
         f"Time over genkern's, medians of interleaved rounds; {LOSES} where genkern is slower. *copies*: genkern's"
         f" time, forward / forward+backward, over that of a `copy_` of x. {facts['machine']},"
         f" {facts['threads']} threads, torch {facts['versions']['torch']}, {rows[0].dtype}, {facts['allocator']}"
-        f" allocator, commit {facts['commit'] or 'unknown'}, {facts['date']}: [all figures]({source}).",
+        f" allocator, commit {facts['commit'] or 'unknown'}, {facts['date']}."
+        f" [All workloads]({page}), [as JSON]({source}).",
+        "",
+        _losses(rows),
     ]
     return "\n".join(lines)
+
+
+def _losses(rows: Sequence[Row]) -> str:
+    """A sentence that names every loss among all workloads, the worst first."""
+    compared = [(f"{row.op} {row.workload} ({row.mode}, {name})", ratio.median)
+                for row in rows for name, ratio in rivals(row).items()]  # fmt: skip
+    found = sorted(((ratio, where) for where, ratio in compared if ratio < TIE))
+    named = "; ".join(f"{where} {ratio:.2f}×" for ratio, where in found)
+    return f"Slower than someone in {len(found)} of {len(compared)} comparisons" + (f": {named}." if found else ".")
 
 
 def _copies(modes: dict[str, Row]) -> str:

@@ -1,9 +1,8 @@
-"""What was measured, for people: a terminal table, a markdown page, a plot. Rows that lose are shown and marked."""
+"""What was measured, for people: a terminal table and a markdown page. Rows that lose are shown and marked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from .registry import TRAIN
@@ -78,7 +77,12 @@ def _memory(row: Row) -> str:
 
 
 def loses(row: Row) -> bool:
-    return any(t.ratio is not None and t.ratio.median < TIE for n, t in row.providers.items() if n != "genkern")
+    return any(ratio.median < TIE for ratio in rivals(row).values())
+
+
+def rivals(row: Row) -> dict[str, Spread]:
+    """Ratios of those who are not genkern, nor genkern in another form."""
+    return {n: t.ratio for n, t in row.providers.items() if not n.startswith("genkern") and t.ratio is not None}
 
 
 # -- terminal -------------------------------------------------------------------------------------------------------
@@ -178,35 +182,3 @@ def markdown(results: Results, plot: str | None = None) -> str:
 def _graph_line(row: Row) -> list[str]:
     found = ", ".join(f"{name} {seconds(t.graph.median)}" for name, t in row.providers.items() if t.graph)
     return [row.op, row.workload, row.mode, found]
-
-
-# -- plot -----------------------------------------------------------------------------------------------------------
-
-
-def plot(results: Results, path: str | Path) -> None:
-    """Bars of eager's and compile's time over genkern's; needs matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [row for row in results.rows if not row.launch and row.providers["genkern"].time]
-    rows = [row for row in rows if row.allocator == rows[0].allocator]
-    names = [f"{row.op} {row.workload}, {row.mode}{' ' + NOISE if row.noisy else ''}" for row in rows]
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
-    for offset, provider, colour in ((-0.2, "eager", "#9aa5b1"), (0.2, "compile", "#2f6f9f")):
-        for i, row in enumerate(rows):
-            timed = row.providers.get(provider)
-            if timed is None or timed.ratio is None:
-                continue
-            spread, label = timed.ratio, provider if i == 0 else None
-            error = [[max(spread.median - spread.p20, 0)], [max(spread.p80 - spread.median, 0)]]
-            axes.barh(i + offset, spread.median, 0.38, color=colour, xerr=error, ecolor="#444", label=label)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("time over genkern's (right of 1: genkern is faster)")
-    axes.set_title(head(results).splitlines()[0], fontsize=8)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=140)
-    pyplot.close(figure)

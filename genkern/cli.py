@@ -1,4 +1,4 @@
-"""The command line: ``genkern train | sample | models | layers | info | bench``."""
+"""The command line: ``genkern train | sample | score | models | layers | info | bench``."""
 
 from __future__ import annotations
 
@@ -136,6 +136,37 @@ def sample(
         data_set = data.load(written["data"]) if written and model.config.levels is None else None
         save_samples(out, model, key, n=n, temperature=temperature, data_set=data_set, **conditions)
     print(f"{n} samples: {out}")
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="A run folder, or the folder of a saved model.", show_default=False)],
+    data: Annotated[str | None, typer.Option(help="Labelled pictures (default: those of the run).")] = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Samples.")] = 450,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same samples.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Fréchet distance between samples and held-out pictures, on the features of a small classifier."""
+    import torch
+
+    from . import random
+    from .experiments import data as data_sets
+    from .experiments import features
+    from .experiments.run import Run
+
+    if n < 2:
+        raise ValueError(f"--n must be at least 2, got {n}.")
+    written = Run(run).read_config() or {}
+    if data is None and "data" not in written:
+        raise ValueError(f"{run} does not say on what data it was trained; give --data.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, data_set = _load(run).to(device), data_sets.load(data or written["data"])
+    with torch.no_grad():
+        samples = model.sample(n, key=random.key(seed, device=device))
+    found = features.score(samples, data_set)
+    print(f"{found.distance:.1f} of {found.samples} samples; {found.real:.1f} of as many training pictures "
+          f"(classifier: {100 * found.accuracy:.1f} % right)")  # fmt: skip
 
 
 @app.command()

@@ -59,7 +59,7 @@ def test_help_names_every_command_and_what_it_does(genkern_command):
     for words in (["--help"], ["-h"], []):
         code, out, err = genkern_command(*words)
         assert code == 0 and not err
-        for command in ("train", "sample", "models", "info", "bench"):
+        for command in ("train", "sample", "score", "models", "info", "bench"):
             assert command in out
 
 
@@ -146,6 +146,8 @@ def test_a_model_with_classes_is_trained_and_sampled_by_label(genkern_command, t
     assert genkern_command("sample", "run", "-n", "4", "--label", "3", "--out", "three.png")[0] == 0
     assert "y must be in [0, 10); got 10" in genkern_command("sample", "run", "--label", "10")[2]
     assert genkern_command("train", "toy-pixels", *QUICK, "--out", "plain")[0] == 0
+    code, out, _ = genkern_command("score", "run", "-n", "20")
+    assert code == 0 and "of 20 samples" in out
     code, _, err = genkern_command("sample", "plain", "--label", "3")
     assert code == 1 and err == "genkern: --label: the Pixels in plain has no classes.\n"
 
@@ -165,6 +167,8 @@ def test_a_model_with_classes_is_trained_and_sampled_by_label(genkern_command, t
         (["sample", "nowhere"], "nowhere is neither a run with a best model nor a saved model."),
         (["sample", "nowhere", "--out", "x.jpg"], "--out must end in .png or .npy, got x.jpg."),
         (["sample", "nowhere", "--n", "0"], "--n must be positive, got 0."),
+        (["score", "nowhere", "--n", "1"], "--n must be at least 2, got 1."),
+        (["score", "nowhere"], "nowhere does not say on what data it was trained; give --data."),
     ],
 )
 def test_an_error_is_one_line_that_helps(genkern_command, words, message):

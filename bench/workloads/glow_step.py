@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from genkern.nn import AffineCoupling, FlowSequential, InvertibleConv1x1
 from genkern.ops import actnorm, affine_coupling, invertible_conv1x1
 
-from ..registry import Function, Inputs, Workload, seeded, shape_name
+from ..registry import Function, Inputs, Rival, Workload, seeded, shape_name
 
 
 def step(channels: int, hidden: int) -> FlowSequential:
@@ -38,10 +38,14 @@ def workload(shape: tuple[int, ...], hidden: int) -> Workload:
     def run(impl: str) -> Function:
         return plain if impl == "torch" else (lambda x, flow: flow(x))
 
+    compiled = Rival(lambda: torch.compile(run("auto"), dynamic=False))  # the step is mostly its network's convolutions
     half = shape[1] // 2
     network = 9 * half * hidden + hidden * hidden + 9 * hidden * shape[1]
     flops = 2 * shape[0] * shape[2] * shape[3] * (network + shape[1] ** 2)
-    return Workload(f"hidden {hidden}, {shape_name(shape)}", make, run, flops=flops)
+    return Workload(
+        f"hidden {hidden}, {shape_name(shape)}", make, run, flops=flops, rivals={"genkern compiled": compiled}
+    )
 
 
 WORKLOADS = [workload((64, 48, 16, 16), hidden=64), workload((64, 12, 16, 16), hidden=128)]
+SWEEP = [workload((b, 12, 16, 16), hidden=64) for b in (1, 4, 16, 64)]
