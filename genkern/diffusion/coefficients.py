@@ -92,7 +92,7 @@ def edm_denoised(sigma: Number, sigma_data: float = 0.5, prediction: str = "epsi
 
 
 def noise_in(prediction: str, alpha: Number, sigma: Number) -> tuple[Tensor, Tensor]:
-    r"""The noise in a model's output, :math:`(a, b)` of :math:`\hat\epsilon = a x + b o = (x - \alpha \hat x_0) / \sigma`.
+    r"""The noise in an output: :math:`(a, b)` of :math:`\hat\epsilon = (x - \alpha \hat x_0) / \sigma = a x + b o`.
 
     0 where there is no noise.
     """
@@ -199,7 +199,7 @@ def churn(sigma: Number, sigma_hat: Number, s_noise: float = 1.0) -> Tensor:
 def heun(sigma: Number, sigma_next: Number, of_x: Number, of_output: Number) -> Tensor:
     r"""The trapezoid after an Euler step from :math:`\sigma` to :math:`\sigma' > 0`; ``previous`` is the sample before.
 
-    .. math:: x'' = \tfrac12 p + \left(\tfrac12 + h\right) x' - h\, \hat x_0', \qquad h = \frac{\sigma' - \sigma}{2\sigma'}
+    .. math:: x'' = \tfrac12 p + \left(\tfrac12 + h\right) x' - h \hat x_0', \; h = \frac{\sigma' - \sigma}{2 \sigma'}
 
     which is :math:`p + (\sigma' - \sigma)(d + d') / 2`, with the first slope read off :math:`x' - p`. Here
     :math:`\hat x_0' = a x' + b o'`, of the model at :math:`\sigma'`. Karras et al. 2022, algorithm 1.
@@ -256,7 +256,8 @@ def dpm_solver_pp_2m(
     rest = torch.where(ends, 1.0, -torch.expm1(-(2 * h if sde else h)))  # 1 - e^-h
     columns = {"x": sigma_next / sigma * torch.where(ends, 0.0, (-h).exp() if sde else 1.0), "x0": alpha_next * rest}
     if last is not None:
-        (h_last,) = _float64(torch.log(alpha / sigma) - torch.log(torch.as_tensor(last[0]) / torch.as_tensor(last[1])))
+        _, alpha_last, sigma_last = _float64(alpha, *last)
+        h_last = torch.log(alpha / sigma) - torch.log(alpha_last / sigma_last)
         weight = rest / 2
         if solver_type == "heun":
             double = 2 * h if sde else h
@@ -269,6 +270,6 @@ def dpm_solver_pp_2m(
 
 
 __all__ = [
-    "churn", "ddim", "ddpm", "denoised", "denoised_at", "dpm_solver_pp_2m", "edm_denoised", "euler", "euler_ancestral", "heun", "noise_in",
-    "of_alpha_bar", "row",
+    "churn", "ddim", "ddpm", "denoised", "denoised_at", "dpm_solver_pp_2m", "edm_denoised", "euler",
+    "euler_ancestral", "heun", "noise_in", "of_alpha_bar", "row",
 ]  # fmt: skip

@@ -94,7 +94,7 @@ def betas_of(alphas_cumprod: Tensor) -> Tensor:
 
 
 def sigmas_of(alphas_cumprod: Tensor) -> Tensor:
-    r"""Noise over signal, :math:`\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}`: the same process, never scaled down.
+    r"""Noise over signal :math:`\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}`.
 
     Infinite where the signal is 0.
     """

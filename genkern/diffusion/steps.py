@@ -53,7 +53,7 @@ def ddpm_step(
         alpha_bar_prev: :math:`\bar\alpha` of the time to go to; 1 is the data, where no noise is added.
         prediction: ``"epsilon"``, ``"sample"``, ``"v_prediction"`` or ``"score"``.
         variance: ``"fixed_small"``, ``"fixed_large"``, ``"learned"`` or ``"learned_range"``.
-        options: ``clip``, ``thresholding``, guidance, the key of the noise, ``out`` and others, as in `thresholded_step`.
+        options: ``clip``, ``thresholding``, guidance, the key of the noise, ``out``: see `thresholded_step`.
 
     Returns:
         The sample at the next time, and the data predicted.
@@ -63,7 +63,8 @@ def ddpm_step(
     >>> from genkern import random
     >>> from genkern.diffusion import schedules
     >>> alphas = schedules.alphas_cumprod()
-    >>> x, x0 = ddpm_step(torch.zeros(2, 3), torch.zeros(2, 3), alphas[[9, 0]], torch.tensor([0.99, 1]), key=random.key(0))
+    >>> x = torch.zeros(2, 3)
+    >>> x, x0 = ddpm_step(x, x, alphas[[9, 0]], torch.tensor([0.99, 1]), key=random.key(0))
     >>> x[1]
     tensor([0., 0., 0.])
     """

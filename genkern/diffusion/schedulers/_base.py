@@ -95,7 +95,7 @@ class Scheduler:
             return self._places[timestep]
         table = self.timesteps
         if timestep.dim() == 0 and timestep.untyped_storage().data_ptr() == table.untyped_storage().data_ptr():
-            return timestep.storage_offset() - table.storage_offset()
+            return int(timestep.storage_offset() - table.storage_offset())
         if timestep.dim() == 0 and timestep.device.type == "cpu":
             return self._index(timestep.item())
         same = table == timestep.to(table.device).unsqueeze(-1)
@@ -114,6 +114,10 @@ class Scheduler:
             return table[index]
         found = table[index.clamp(min=0)].masked_fill(index < 0, float("nan"))
         return found.reshape(*found.shape, *[1] * (like.dim() - found.dim()))
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **options: Any) -> Any:
+        """From the sample at a timestep to that at the next."""
+        raise NotImplementedError
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
@@ -149,7 +153,7 @@ class Scheduler:
     def _key(self, generator: Generator | None, sample: Tensor) -> Tensor:
         """One key, or one for each sample; of a seed or a key the step is folded in, a generator moves on by itself."""
         name = f"{type(self).__name__}.step"
-        if isinstance(generator, list | tuple):
+        if isinstance(generator, Sequence):
             check(len(generator) == len(sample), name, "generator", f"a list of {len(sample)}", len(generator))
             return torch.stack([self._key(g, sample) for g in generator])
         if isinstance(generator, Tensor):

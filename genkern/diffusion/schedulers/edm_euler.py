@@ -14,6 +14,7 @@ from .euler_discrete import EulerDiscreteScheduler
 class EDMEulerScheduler(EDMScheduler):
     """`EulerDiscreteScheduler` over Karras' noise levels; the model's raw output is preconditioned in the step.
 
+    >>> import torch
     >>> scheduler = EDMEulerScheduler()
     >>> scheduler.set_timesteps(18)
     >>> x = torch.randn(2, 3) * scheduler.init_noise_sigma

@@ -78,7 +78,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         """One step; with ``s_churn`` from a higher noise level, for timesteps that the host knows."""
         index = self._index(timestep)
         if s_churn:
-            check(isinstance(index, int), "EulerDiscreteScheduler.step", "timestep", "an element of timesteps or a number"
+            check(isinstance(index, int), "EulerDiscreteScheduler.step", "timestep", "an element of timesteps or number"
                   " where there is churn", timestep)  # fmt: skip
             sigma, sigma_next = (float(level) for level in self.sigmas[index : index + 2])  # type: ignore[operator]
             gamma = min(s_churn / len(self.timesteps), 2**0.5 - 1) if s_tmin <= sigma <= s_tmax else 0.0

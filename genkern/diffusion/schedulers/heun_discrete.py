@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...ops._checks import check
 from .. import coefficients
+from ._base import Generator
 from ._sigmas import SigmaScheduler
 
 
@@ -75,12 +76,14 @@ class HeunDiscreteScheduler(SigmaScheduler):
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
+        generator: Generator | None = None,
         previous: Tensor | None = None,
         **options: Any,
     ) -> Any:
         """One stage; ``previous``, the sample before Euler's step, makes it the second.
 
-        The host must know the timestep: an element of `timesteps`, or a number.
+        The host must know the timestep: an element of `timesteps`, or a number. There is no noise to be drawn from
+        ``generator``.
         """
         index = self._place(timestep, sample)
         check(isinstance(index, int), "HeunDiscreteScheduler.step", "timestep", "an element of timesteps, or a number",

@@ -116,7 +116,7 @@ def diffusion_step(
         guidance: :math:`w`; 1 is the conditional model.
         rescale: :math:`\phi` of :math:`r = \phi\, \mathrm{std}(o_c) / \mathrm{std}(o) + 1 - \phi` for each sample
             (Lin et al. 2024, eq. 15-16).
-        previous: :math:`p`: the data predicted by an earlier step of a multistep solver, or any other tensor like ``x``.
+        previous: :math:`p`: the data predicted by an earlier step of a multistep solver, or any other tensor.
         log_variance: :math:`v`, a learned variance, of the shape of ``x``; None: the noise has scale :math:`s` alone.
         clip: the data lie in ``[-clip, clip]``, or between two bounds; None: not clipped.
         threshold: in its stead :math:`t`, ``[B]``: :math:`\hat x_0` is clipped to :math:`[-t, t]` and divided by it
@@ -190,7 +190,7 @@ def _with_noise(tensors: list, noise: Tensor, step: Tensor | None, plain: list) 
     """The definition with noise that came from outside, in float32 or wider and rounded once."""
     dtype = tensors[0].dtype
     up = [t.to(wide_dtype(dtype)) if isinstance(t, Tensor) and t.is_floating_point() else t for t in tensors]
-    after, x0 = reference.diffusion_step(*up, noise.to(wide_dtype(dtype)), step, *plain)
+    after, x0 = reference.diffusion_step(*up, noise.to(wide_dtype(dtype)), step, *plain)  # type: ignore[call-arg,arg-type]
     return after.to(dtype), x0.to(dtype)
 
 

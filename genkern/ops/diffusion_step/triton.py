@@ -147,7 +147,7 @@ def diffusion_step_out(
 def diffusion_step(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     out_x0 = torch.empty(x.shape if rest[-2] else (0,), dtype=x.dtype, device=x.device)
-    diffusion_step_out(x, *rest, out, out_x0)  # type: ignore[arg-type]
+    diffusion_step_out(x, *rest, out, out_x0)  # type: ignore[arg-type,call-arg]
     return out, out_x0
 
 

@@ -1,4 +1,4 @@
-"""Quantiles of magnitudes on GPUs: an order statistic is found bit by bit, as magnitudes are ordered like their bits."""
+"""Quantiles of magnitudes on GPUs: an order statistic is found bit by bit, as they are ordered like their bits."""
 
 from __future__ import annotations
 
