@@ -37,3 +37,4 @@ WORKLOADS = [
     workload((128, 784)),
     workload((4, 8), launch=True),
 ]
+SWEEP = [workload((b, 3, 64, 64)) for b in (1, 8, 64, 512)]

@@ -29,3 +29,4 @@ WORKLOADS = [
     workload((4, 256, 256), three=True),
     workload((2, 4, 4), three=False, launch=True),
 ]
+SWEEP = [workload((b, 64, 64), three=False) for b in (1, 4, 16, 64)]
