@@ -34,4 +34,4 @@ WORKLOADS = [
     workload((64, 3, 64, 64), "v_prediction"),
     workload((4, 8), "epsilon", launch=True),
 ]
-SWEEP = [workload((b, 3, 32, 32), "epsilon") for b in (1, 8, 64, 512)]
+SWEEP = [workload((b, 3, 64, 64), "epsilon") for b in (1, 8, 64, 512)]

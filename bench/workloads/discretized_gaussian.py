@@ -59,4 +59,4 @@ WORKLOADS = [
     likelihood((64, 3, 32, 32), "erf"),
     term((4, 8), "fixed_small", "tanh", launch=True),
 ]
-SWEEP = [term((b, 3, 32, 32), "fixed_small", "tanh") for b in (1, 8, 64, 256)]
+SWEEP = [term((b, 3, 64, 64), "learned_range", "erf") for b in (1, 8, 64, 512)]
