@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         " `bench training` trains a Glow of these layers and one of normflows'.",
     )
     parser.add_argument("--quick", action="store_true", help="one workload an op, few rounds, few compilations")
+    parser.add_argument("--sweep", action="store_true", help="growing sizes of each op beside its roofline, and a plot")
     parser.add_argument("--ops", nargs="+", metavar="OP", help="only these; --list names them")
     parser.add_argument("--match", metavar="TEXT", help="only workloads whose name contains this")
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
@@ -75,12 +76,16 @@ def _run(words: list[str]) -> int:
 
     import torch
 
+    from .plots import picture
     from .registry import select
-    from .report import Table, head, legend, markdown, plot
+    from .report import Table, head, legend, markdown
     from .results import Results, load, provenance, warn
     from .runner import Options, measure_machine, run
 
-    workloads = [w for w in select(arguments.ops, quick=arguments.quick) if (arguments.match or "") in w.name]
+    if arguments.sweep and arguments.quick:
+        raise ValueError("bench: --sweep and --quick are two different things.")
+    chosen = select(arguments.ops, quick=arguments.quick, sweep=arguments.sweep)
+    workloads = [w for w in chosen if (arguments.match or "") in w.name]
     if arguments.list:
         print("\n".join(f"{workload.op:20} {workload.name}" for workload in workloads))
         return 0
@@ -91,8 +96,9 @@ def _run(words: list[str]) -> int:
         raise ValueError("bench: --device cuda, but torch sees no CUDA device.")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    options = Options(device, getattr(torch, arguments.dtype), arguments.quick, allocator=allocator)
-    options.budget = arguments.budget or (0.4 if arguments.quick else options.budget)
+    brief = arguments.quick or arguments.sweep
+    options = Options(device, getattr(torch, arguments.dtype), brief, allocator=allocator)
+    options.budget = arguments.budget or (0.4 if brief else options.budget)
 
     results = Results(provenance(device, allocator, words), measure_machine(options), [])
     table = Table()
@@ -106,32 +112,33 @@ def _run(words: list[str]) -> int:
     if arguments.json:
         results.save(arguments.json)
     if arguments.results:
-        path = arguments.results / results.file_name()
+        path = arguments.results / results.file_name("-sweep" if arguments.sweep else "")
         results.save(path)
         _page(path)
         print(f"wrote {path}, and the page and the plot beside it")
     if arguments.plot:
         try:
-            plot(results, arguments.plot)
+            picture(results, arguments.plot)
         except ImportError:
             warn("no plot: matplotlib is not installed (pip install matplotlib).")
     if arguments.markdown:
-        picture = arguments.plot.name if arguments.plot and arguments.plot.exists() else None
-        arguments.markdown.write_text(markdown(results, picture))
+        name = arguments.plot.name if arguments.plot and arguments.plot.exists() else None
+        arguments.markdown.write_text(markdown(results, name))
     return 1 if any(t.status.startswith("WRONG") for row in results.rows for t in row.providers.values()) else 0
 
 
 def _page(path: Path) -> None:
     """The markdown page and the plot of committed results, beside them."""
-    from .report import markdown, plot
+    from .plots import picture
+    from .report import markdown
     from .results import Results, warn
 
-    results, picture = Results.load(path), path.with_suffix(".png")
+    results, drawing = Results.load(path), path.with_suffix(".png")
     try:
-        plot(results, picture)
+        picture(results, drawing)
     except ImportError:
         warn("no plot: matplotlib is not installed (pip install matplotlib).")
-    path.with_suffix(".md").write_text(markdown(results, picture.name if picture.exists() else None))
+    path.with_suffix(".md").write_text(markdown(results, drawing.name if drawing.exists() else None))
 
 
 def _other_process(words: list[str]) -> list:

@@ -1,4 +1,4 @@
-"""What is measured: one file for each op under `workloads/`, found by itself.
+"""What is measured: one file for each op under `workloads/`, found by itself, with `WORKLOADS` and a `SWEEP` of sizes.
 
 A workload is a call of a public function on inputs of a real model's shapes. Everyone who can compute it is a
 *provider*: `genkern`, `eager` (the reference), `compile` (`torch.compile` of the reference), and the rivals that the
@@ -56,6 +56,7 @@ class Workload:
         quick: the providers besides genkern that `--quick` times; empty leaves the workload out.
         launch: a tiny shape, where the time is that of the call and not of the work.
         compiles: the modes in which compiled PyTorch takes part; not where tracing takes minutes.
+        sweep: whether this is one of an op's growing sizes, beside eager PyTorch alone; filled in at discovery.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Workload:
     quick: Sequence[str] = ()
     launch: bool = False
     compiles: Sequence[str] = MODES
+    sweep: bool = False
     op: str = ""  # the file's name, filled in at discovery
 
 
@@ -89,20 +91,22 @@ def workloads() -> tuple[Workload, ...]:
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         found += [replace(workload, op=info.name) for workload in module.WORKLOADS]
-    names = [(workload.op, workload.name) for workload in found]
+        found += [replace(workload, op=info.name, launch=False, sweep=True, rivals={}, quick=("eager",))
+                  for workload in module.SWEEP]  # fmt: skip
+    names = [(workload.op, workload.name, workload.sweep) for workload in found]
     if len(set(names)) < len(names):
         raise ValueError(f"bench: two workloads share a name: {sorted(n for n in names if names.count(n) > 1)}.")
     return tuple(found)
 
 
-def select(ops: Sequence[str] | None = None, *, quick: bool = False) -> list[Workload]:
-    """The workloads of some ops (all if None), or the quick ones among them."""
+def select(ops: Sequence[str] | None = None, *, quick: bool = False, sweep: bool = False) -> list[Workload]:
+    """The workloads of some ops (all if None), or the quick ones among them, or the same call at growing sizes."""
     known = list(dict.fromkeys(workload.op for workload in workloads()))
     for op in ops or ():
         if op not in known:
             near = get_close_matches(op, known, 1, 0.0)
             raise ValueError(f"bench: op must be one of {known}; got {op!r} (did you mean {near[0]!r}?).")
-    chosen = [workload for workload in workloads() if not ops or workload.op in ops]
+    chosen = [w for w in workloads() if w.sweep == sweep and (not ops or w.op in ops)]
     return [workload for workload in chosen if workload.quick] if quick else chosen
 
 

@@ -1,14 +1,13 @@
-"""What was measured, for people: a terminal table, a markdown page, a plot. Rows that lose are shown and marked."""
+"""What was measured, for people: a terminal table and a markdown page. Rows that lose are shown and marked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from .registry import TRAIN
 from .results import Results
-from .runner import OK, Row, Timed
+from .runner import OK, Row
 from .timing import Spread
 
 LOSES, NOISE = "▼", "~"
@@ -183,45 +182,3 @@ def markdown(results: Results, plot: str | None = None) -> str:
 def _graph_line(row: Row) -> list[str]:
     found = ", ".join(f"{name} {seconds(t.graph.median)}" for name, t in row.providers.items() if t.graph)
     return [row.op, row.workload, row.mode, found]
-
-
-# -- plot -----------------------------------------------------------------------------------------------------------
-
-
-def plot(results: Results, path: str | Path) -> None:
-    """Time of the others over genkern's, each workload in the last of its modes, on a log axis; needs matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [row for row in results.rows if not row.launch and row.providers["genkern"].time]
-    rows = list({(row.op, row.workload): row for row in rows if row.allocator == rows[0].allocator}.values())
-    names = [f"{row.op}  {row.workload}{' ' + NOISE if row.noisy else ''}" for row in rows]
-    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.19 * len(rows)), layout="constrained")
-    styles = {"eager": ("o", "#9aa5b1"), "compile": ("D", "#2f6f9f"), "others": ("^", "#c46a2b")}
-    for label, (marker, colour) in styles.items():
-        found = [(i, timed.ratio) for i, row in enumerate(rows) for timed in _timed(row, label) if timed.ratio]
-        middles = [ratio.median for _, ratio in found]
-        low = [max(ratio.median - ratio.p20, 0) for _, ratio in found]
-        high = [max(ratio.p80 - ratio.median, 0) for _, ratio in found]
-        at = [i for i, _ in found]
-        axes.errorbar(
-            middles, at, xerr=[low, high], fmt=marker, color=colour, markersize=4, elinewidth=0.8, label=label
-        )
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_yticks(range(len(rows)), names, fontsize=6)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(axis="x", which="both", linewidth=0.3)
-    axes.set_xlabel("time over genkern's (right of 1: genkern is faster)")
-    axes.set_title(head(results).splitlines()[0], fontsize=8)
-    axes.legend(fontsize=7, loc="upper right")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def _timed(row: Row, label: str) -> list[Timed]:
-    if label != "others":
-        return [row.providers[label]] if label in row.providers else []
-    return [timed for name, timed in row.providers.items() if name not in ("genkern", "eager", "compile")]

@@ -34,11 +34,11 @@ class Results:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(_rounded(content), indent=1) + "\n")
 
-    def file_name(self) -> str:
-        """``<machine>-<date>.json``, in letters that every file system takes."""
+    def file_name(self, kind: str = "") -> str:
+        """``<machine>-<date><kind>.json``, in letters that every file system takes."""
         machine = re.sub(r"\((R|TM)\)|processor|CPU|NVIDIA", "", self.provenance["machine"], flags=re.I)
         words = re.findall(r"[a-z0-9.]+", machine.lower())
-        return "-".join([*words, self.provenance["date"].split(" ")[0]]) + ".json"
+        return "-".join([*words, self.provenance["date"].split(" ")[0]]) + f"{kind}.json"
 
     @classmethod
     def load(cls, path: str | Path) -> Results:

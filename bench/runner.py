@@ -64,6 +64,7 @@ class Row:
     copy: Spread | None = None  # seconds of copy_ of x
     copies: Spread | None = None  # genkern in units of it
     roofline: float | None = None  # share of the copy bandwidth, or of the GEMM rate, whichever binds
+    sweep: bool = False
     on_core: float | None = None  # CPU: share of the time for which this thread ran; the rest went to other programs
 
     @property
@@ -158,7 +159,7 @@ def run_workload(workload: Workload, mode: str, options: Options, machine: Machi
     row = Row(
         workload.op, workload.name, mode, options.device.type, str(options.dtype).removeprefix("torch."),
         options.allocator, workload.launch, [list(t.shape) for t in inputs if isinstance(t, Tensor)], moved,
-        workload.flops * (3 if mode == TRAIN else 1), timed,
+        workload.flops * (3 if mode == TRAIN else 1), timed, sweep=workload.sweep,
     )  # fmt: skip
     measure(row, calls, unit_of(inputs, outputs), options)
     if machine is not None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import genkern
-from genkern.bench import compare, main, readme, registry, report, timing
+from genkern.bench import compare, main, plots, readme, registry, report, timing
 from genkern.bench.registry import FORWARD, MODES, TRAIN, Rival, Workload
 from genkern.bench.results import Results, provenance
 from genkern.bench.runner import Machine, Options, Row, Timed, measure_machine, run, run_workload
@@ -87,9 +87,15 @@ def test_every_op_is_in_the_quick_run_and_has_its_launch_measured():
 
 
 def test_names_are_unique_and_modes_are_known():
-    names = [(workload.op, workload.name) for workload in registry.workloads()]
+    names = [(workload.op, workload.name, workload.sweep) for workload in registry.workloads()]
     assert len(set(names)) == len(names)
     assert all(set(workload.modes) <= set(MODES) and workload.modes for workload in registry.workloads())
+
+
+@pytest.mark.parametrize("op", sorted({workload.op for workload in registry.workloads()}))
+def test_every_op_is_swept_over_growing_sizes(op):
+    swept = registry.select([op], sweep=True)
+    assert len(swept) >= 3 and len({workload.name for workload in swept}) == len(swept)
 
 
 def test_quick_providers_are_providers():
@@ -292,9 +298,11 @@ def test_the_markdown_report_holds_every_row_and_its_spread():
     assert "## Allocator: default" in text
 
 
-def test_the_plot_is_a_picture(tmp_path):
+@pytest.mark.parametrize("sweep", [False, True])
+def test_the_plot_is_a_picture(tmp_path, sweep):
     pytest.importorskip("matplotlib")
-    report.plot(results(a_row()), tmp_path / "a.png")
+    rows = [a_row(workload=str(n), bytes_moved=n, sweep=sweep) for n in (10, 100)]
+    plots.picture(results(*rows), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -27,3 +27,4 @@ WORKLOADS = [
     workload((64, 48, 16, 16), inverse=True),
     workload((4, 8), launch=True),
 ]
+SWEEP = [workload((b, 48, 16, 16)) for b in (1, 4, 16, 64, 256)]

@@ -45,3 +45,4 @@ WORKLOADS = [
     additive(VECTORS),
     coupling("sigmoid", TINY, launch=True),
 ]
+SWEEP = [coupling("sigmoid", (b, 48, 16, 16)) for b in (1, 4, 16, 64, 256)]

@@ -50,3 +50,4 @@ WORKLOADS = [
     convolution(LAST, inverse=True, modes=(FORWARD,)),
     convolution((4, 8, 4, 4), inverse=True, modes=(FORWARD,), launch=True),
 ]
+SWEEP = [convolution((8, 12, s, s), inverse=True, modes=(FORWARD,)) for s in (4, 8, 16, 32, 64)]

@@ -36,3 +36,4 @@ WORKLOADS = [
     workload((64, 256, 512), -1),
     workload((4, 8), -1, launch=True),
 ]
+SWEEP = [workload((b, 256), -1) for b in (16, 128, 1024, 8192)]

@@ -83,3 +83,4 @@ WORKLOADS = [
     sampling(4, 8, 17, 5, 32, quick=("eager", f"{NAIVE_PIXELS} of 64 naive passes")),
     sampling(1, 4, 4, 2, 4, launch=True),
 ]
+SWEEP = [sampling(b, 8, 17, 5, 32) for b in (1, 4, 16, 64)]

@@ -22,3 +22,4 @@ WORKLOADS = [
     workload((64, 32, 8, 8)),
     workload((1, 8), launch=True),
 ]
+SWEEP = [workload((b, 64, 16, 16)) for b in (1, 4, 16, 64)]

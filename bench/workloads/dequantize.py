@@ -26,3 +26,4 @@ WORKLOADS = [
     workload((64, 3, 32, 32), alpha=0.05),
     workload((4, 1, 2, 2), alpha=None, launch=True),
 ]
+SWEEP = [workload((b, 3, 32, 32), alpha=0.05) for b in (1, 8, 64, 512)]

@@ -31,3 +31,4 @@ WORKLOADS = [
     workload((8, 256, 8, 8)),
     workload((4, 16, 4, 4), launch=True),
 ]
+SWEEP = [workload((16, 64, s, s), modes=(FORWARD,)) for s in (4, 8, 16, 32)]

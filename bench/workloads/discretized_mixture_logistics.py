@@ -30,3 +30,4 @@ WORKLOADS = [
     workload((64, 1, 28, 28), 10),
     workload((1, 1, 2, 2), 2, launch=True),
 ]
+SWEEP = [workload((b, 3, 32, 32), 10) for b in (1, 4, 16, 64)]

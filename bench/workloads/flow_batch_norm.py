@@ -42,3 +42,4 @@ WORKLOADS = [
     workload((64, 48, 16, 16), training=False, inverse=True),
     workload((4, 8), training=True, launch=True),
 ]
+SWEEP = [workload((b, 48, 16, 16), training=True) for b in (1, 4, 16, 64, 256)]

@@ -35,3 +35,4 @@ def with_terms(shape: tuple[int, ...]) -> Workload:
 
 
 WORKLOADS = [gate(PIXELCNN, quick=("eager", "compile")), with_terms(PIXELCNN), gate(TINY, launch=True)]
+SWEEP = [gate((b, 64, 28, 28)) for b in (1, 4, 16, 64)]

@@ -26,3 +26,4 @@ WORKLOADS = [
     workload((4096, 64), prior=False),
     workload((4, 8), prior=True, launch=True),
 ]
+SWEEP = [workload((b, 48, 16, 16), prior=False) for b in (1, 4, 16, 64, 256)]

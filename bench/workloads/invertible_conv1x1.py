@@ -96,3 +96,4 @@ WORKLOADS = [
     determinants(96, 48, inverses=True),
     convolution((4, 8, 2, 2), launch=True),
 ]
+SWEEP = [convolution((b, 48, 16, 16)) for b in (1, 4, 16, 64, 256)]

@@ -51,3 +51,4 @@ WORKLOADS = [
     workload(128, compiles=()),
     workload(1, modes=(FORWARD,), launch=True, compiles=()),
 ]
+SWEEP = [workload(b, modes=(FORWARD,)) for b in (1, 16, 128, 1024)]

@@ -26,3 +26,4 @@ def weight(channels: int, **description: Any) -> Workload:
 
 
 WORKLOADS = [weight(12), weight(48, quick=("eager", "compile")), weight(5, launch=True)]
+SWEEP = [weight(c) for c in (6, 12, 24, 48, 96)]

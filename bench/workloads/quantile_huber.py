@@ -22,3 +22,4 @@ def workload(shape: tuple[int, ...], **description: object) -> Workload:
 
 
 WORKLOADS = [workload((64, 3, 32, 32), quick=("eager", "compile")), workload((4, 8), launch=True)]
+SWEEP = [workload((b, 3, 32, 32)) for b in (1, 8, 64, 512)]

@@ -31,3 +31,4 @@ WORKLOADS = [
     workload(4096, 64, inverse=True),
     workload(4, 8, launch=True),
 ]
+SWEEP = [workload(b, 64) for b in (16, 256, 4096, 65536)]

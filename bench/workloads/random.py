@@ -32,3 +32,4 @@ WORKLOADS = [
     workload("uniform", (64, 3, 64, 64)),
     workload("normal", (4, 4), launch=True),
 ]
+SWEEP = [workload("normal", (b, 3, 64, 64)) for b in (1, 8, 64, 512)]

@@ -65,3 +65,4 @@ WORKLOADS = [
     spline(PICTURES, 8, "parameters_first"),
     spline(TINY, 4, "parameters_first", launch=True),
 ]
+SWEEP = [spline((b, 64), 64, "parameters_first") for b in (8, 64, 512, 4096)]

@@ -67,3 +67,4 @@ def workload(shape: tuple[int, ...], hidden: int, terms: int, **description: Any
 
 
 WORKLOADS = [workload((8, 12, 16, 16), 64, terms) for terms in (2, 8)]
+SWEEP = [workload((b, 12, 16, 16), 64, 4) for b in (1, 4, 16)]

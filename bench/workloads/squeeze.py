@@ -25,3 +25,4 @@ WORKLOADS = [
     workload((64, 48, 16, 16), back=True),
     workload((4, 2, 4, 4), launch=True),
 ]
+SWEEP = [workload((b, 12, 32, 32)) for b in (1, 4, 16, 64, 256)]

@@ -18,3 +18,4 @@ def workload(shape: tuple[int, ...]) -> Workload:
 
 
 WORKLOADS = [workload((64, 3, 32, 32))]
+SWEEP = [workload((b, 3, 32, 32)) for b in (1, 8, 64, 512)]
