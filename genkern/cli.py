@@ -115,15 +115,22 @@ def sample(
     n: Annotated[int, typer.Option("--n", "-n", help="Samples.")] = 64,
     temperature: Annotated[float, typer.Option(help="Below 1: closer to the mode.")] = 1.0,
     label: Annotated[int | None, typer.Option(help="Of a model with classes (default: drawn evenly).")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An argument of the model's sample, such as guidance=2."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="A picture (.png) or an array (.npy).")] = Path("samples.png"),
     seed: Annotated[int, typer.Option(help="The same seed draws the same samples.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Draw samples from a trained model."""
+    import inspect
+
     import torch
 
     from . import random
     from ._files import write_atomically
+    from ._names import unknown
     from .experiments import data
     from .experiments.run import Run
     from .experiments.summary import save_samples
@@ -137,7 +144,12 @@ def sample(
     model = _load(run).to(device)
     if label is not None and getattr(model.config, "classes", None) is None:
         raise ValueError(f"--label: the {type(model).__name__} in {run} has no classes.")
-    conditions = {} if label is None else {"y": label}
+    conditions: dict[str, Any] = {} if label is None else {"y": label}
+    known = inspect.signature(model.sample).parameters.keys() - {"n", "key", "temperature", "y"}
+    for name, value in _options(set_ or []).items():
+        if name not in known:
+            raise unknown(f"argument of the {type(model).__name__}'s sample", name, known)
+        conditions[name] = value
     key = random.key(seed, device=device)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":

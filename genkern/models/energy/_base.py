@@ -76,6 +76,7 @@ class DiffusionModel(GenerativeModel):
     """
 
     config: Any
+    network: Any  # called as network(x, t, y)
 
     # -- what a model defines -----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ The network is DDPM++: the U-Net of DDPM, with resampling in residual blocks and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -196,19 +196,19 @@ class DDPMPPContinuous(DiffusionModel):
         return self.unscale(x)
 
 
-SMALL = {
-    "shape": (1, 8, 8), "levels": 17, "channels": 32, "multipliers": (1, 2), "attention": (4,), "blocks": 2,
-    "dropout": 0.0, "sample_steps": 200,
-}  # fmt: skip
+SMALL = Config(
+    shape=(1, 8, 8), levels=17, channels=32, multipliers=(1, 2), attention=(4,), blocks=2, dropout=0.0,
+    sample_steps=200,
+)  # fmt: skip
 
 PRESETS = {
     "ddpm-pp-continuous": Config(),  # CIFAR-10 of table 2
     "ddpm-pp-continuous-mnist": Config(
         shape=(1, 28, 28), channels=32, multipliers=(1, 2, 2), attention=(7,), blocks=2, sample_steps=300
     ),
-    "ddpm-pp-continuous-small": Config(**SMALL),
-    "ddpm-pp-continuous-small-subvp": Config(**SMALL, sde="subvp"),
-    "ddpm-pp-continuous-small-ve": Config(**SMALL, sde="ve", ve_sigma_max=10.0),
+    "ddpm-pp-continuous-small": SMALL,
+    "ddpm-pp-continuous-small-subvp": replace(SMALL, sde="subvp"),
+    "ddpm-pp-continuous-small-ve": replace(SMALL, sde="ve", ve_sigma_max=10.0),
     "ddpm-pp-continuous-2d": Config(
         shape=(2,), levels=None, data_scale=2.0, network="mlp", hidden=128, dropout=0.0, sample_steps=200
     ),
