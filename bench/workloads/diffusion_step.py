@@ -49,3 +49,4 @@ WORKLOADS = [
     workload("dpm++ 2m", SHAPE),
     workload("ddim", TINY, launch=True),
 ]
+SWEEP = [workload("ddpm", (b, 3, 64, 64)) for b in (1, 8, 64, 256)]

@@ -28,3 +28,4 @@ WORKLOADS = [
     workload((64, 3, 64, 64), quick=("torch.quantile",)),
     workload((4, 3, 8, 8), launch=True),
 ]
+SWEEP = [workload((b, 3, 64, 64)) for b in (1, 8, 64, 256)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Config(DenoiserConfig):
 
 
 class DDPM(DiffusionModel):
-    config_class: Any = Config
+    config_class: ClassVar[type] = Config
     alpha: Tensor  # sqrt(alphas_cumprod), [T]
     sigma: Tensor  # sqrt(1 - alphas_cumprod), [T]
     log_level: Tensor  # ln(sigma / alpha), [T]
@@ -220,7 +220,8 @@ class DDPM(DiffusionModel):
         times, rows = self.walk(start, steps, method, eta)
         rows[:, COLUMNS.index("noise")] *= temperature
         rows, clip = rows.to(x.device), None if self.config.levels is None else 1.0
-        training, previous = self.training, x
+        training = self.training
+        previous: Tensor | None = x
         self.eval()
         for i, t in enumerate(times):
             now = self.time(torch.full((len(x),), t, device=x.device))
