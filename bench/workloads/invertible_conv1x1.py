@@ -90,6 +90,7 @@ def determinants(count: int, channels: int, inverses: bool) -> Workload:
 
 WORKLOADS = [
     convolution(GLOW, rivals=BARE),
+    convolution((64, 96, 16, 16), rivals=BARE),
     convolution(GLOW, inverse=True),
     folded(GLOW, quick=("eager", "bare conv2d")),
     determinants(96, 48, inverses=False),

@@ -415,3 +415,18 @@ def test_wide_pictures_have_the_same_product_with_and_without_a_graph(bias: bool
     for given in (x, x.contiguous(memory_format=torch.channels_last), x.requires_grad_()):
         y, log_det = invertible_conv1x1(given, weight, b)
         assert (y - wanted[0]).abs().max() < 1e-4 and (log_det - wanted[1]).abs().max() < 1e-3
+
+
+def test_wide_pictures_have_the_gradients_of_the_definition() -> None:
+    x, weight, bias = random(2, 50, 3, 3).float(), orthogonal(50).float(), random(50, seed=1).float()
+    cotangent = random(2, 50, 3, 3, seed=2)
+    found, exact = [], []
+    for dtype, impl, grads in ((torch.float32, "auto", found), (torch.float64, "torch", exact)):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+        y, log_det = invertible_conv1x1(*leaves, impl=impl)
+        first = torch.autograd.grad((y * cotangent.to(dtype)).sum() + log_det.sum(), leaves, create_graph=True)
+        grads += [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves, allow_unused=True)]
+    for grad, wanted in zip(found, exact, strict=True):
+        assert (grad is None) == (wanted is None)
+        if grad is not None:
+            torch.testing.assert_close(grad.double(), wanted, rtol=1e-4, atol=1e-3)

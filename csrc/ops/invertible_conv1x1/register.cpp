@@ -10,6 +10,7 @@ constexpr int64_t GRAIN = 1 << 16;  // multiply-adds that a thread should have a
 // lies in its range.
 template <typename T>
 void invert_all(const Call<T>& call, int64_t count) {
+  if (count == 1) return invert(call, 0, 1);  // nothing to share: no thread is woken
   std::vector<int64_t> start(size_t(count) + 1, 0);
   for (int64_t m = 0; m < count; m++) {
     const int64_t n = call.sizes[m];
