@@ -1,5 +1,6 @@
 // Terms of the variational bound: the divergence of two Gaussians, or the decoder over the bins of pixels.
 
+#include "../../common/excess.h"
 #include "bins.h"
 
 namespace genkern::discretized_gaussian {
@@ -25,20 +26,6 @@ GENKERN_HD A log_variance_of(const Row<A>& row, A v) {
   const A half = A(0.5) * (v + A(1));
   return half * row.high + (A(1) - half) * row.low;
 }
-
-// e^d, and e^d - 1 - d, exact in relative terms also for tiny d.
-template <typename A>
-struct Exponential {
-  A power, excess;
-};
-
-GENKERN_HD Exponential<float> exponential(float d) {
-  int n;
-  const float r = reduce_exp(d, -86.0f, 88.0f, &n), scale = bit_cast<float>((n + 127) << 23);
-  const float tail = exp_tail(r) * r * r, power = scale * (tail + r + 1.0f);
-  return {power, n == 0 ? tail : power - 1.0f - d};
-}
-GENKERN_HD Exponential<double> exponential(double d) { return {std::exp(d), std::expm1(d) - d}; }
 
 // Divergences of a sample whose variance is one number: e^d - 1 - d comes once, the squares are summed.
 template <typename A>
