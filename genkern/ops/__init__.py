@@ -53,6 +53,9 @@ from .flow_batch_norm import (
 from .gated_activation import (
     gated_activation,
 )
+from .gaussian_kl import (
+    gaussian_kl,
+)
 from .gaussian_log_prob import (
     gaussian_log_prob,
 )
@@ -129,6 +132,7 @@ __all__ = [
     "fold_actnorm",
     "folded_plu_weight",
     "gated_activation",
+    "gaussian_kl",
     "gaussian_log_prob",
     "gumbel_softmax",
     "inverse_and_log_abs_det",

@@ -32,6 +32,7 @@ void compute(Tensor x, Tensor model_output, Tensor unconditional, Tensor previou
              int64_t sample_offset, void* out, void* x0) {
   if (x.numel() == 0) return;
   Inputs inputs{{}, x};
+  inputs.alive.reserve(9);
   Step call{};
   call.batch = x.size(0), call.elements = x.numel() / x.size(0), call.rows = coefficients.size(0);
   call.x = inputs.pointer(x), call.model_output = inputs.pointer(model_output);

@@ -1,5 +1,6 @@
 // Terms of the variational bound: the divergence of two Gaussians, or the decoder over the bins of pixels.
 
+#include "../../common/excess.h"
 #include "bins.h"
 
 namespace genkern::discretized_gaussian {
@@ -26,48 +27,31 @@ GENKERN_HD A log_variance_of(const Row<A>& row, A v) {
   return half * row.high + (A(1) - half) * row.low;
 }
 
-// e^d, and e^d - 1 - d, exact in relative terms also for tiny d.
-template <typename A>
-struct Exponential {
-  A power, excess;
-};
-
-GENKERN_HD Exponential<float> exponential(float d) {
-  int n;
-  const float r = reduce_exp(d, -86.0f, 88.0f, &n), scale = bit_cast<float>((n + 127) << 23);
-  const float tail = exp_tail(r) * r * r, power = scale * (tail + r + 1.0f);
-  return {power, n == 0 ? tail : power - 1.0f - d};
-}
-GENKERN_HD Exponential<double> exponential(double d) { return {std::exp(d), std::expm1(d) - d}; }
-
 // Divergences of a sample whose variance is one number: e^d - 1 - d comes once, the squares are summed.
 template <typename A>
 GENKERN_INLINE double squares_loop(const Row<A> row, A limit, const A* __restrict x0, const A* __restrict x_t,
                                    const A* __restrict output, int64_t n) {
-  A squares[STAGE];  // stored and then summed: as one loop it would not be vectorised
-#pragma omp simd
-  for (int64_t i = 0; i < n; i++) {
-    const A error = x0[i] - estimate(row, limit, x_t[i], output[i]);
-    squares[i] = error * error;
-  }
-  return sum_over<A>(n, [&](int64_t i) { return squares[i]; });
+  const A of_x_t = row.of_x_t, of_output = row.of_output;
+  return sum_over<A>(n, [=](int64_t i) {
+    const A error = x0[i] - bounded(of_x_t * x_t[i] + of_output * output[i], -limit, limit);
+    return error * error;
+  });
 }
 
 template <typename A>
 GENKERN_INLINE double divergences_loop(const Row<A> row, A limit, const A* __restrict x0, const A* __restrict x_t,
                                        const A* __restrict output, const A* __restrict v, int64_t n) {
-  A terms[STAGE];
-  const A inverse_q = exp(-row.log_variance_q), span = row.high - row.low, shift = row.log_variance_q - row.low;
-  const A most = A(80) + row.log_variance_q;
-#pragma omp simd
-  for (int64_t i = 0; i < n; i++) {
-    const A beyond = A(0.5) * (v[i] + A(1)) * span - shift;  // l - c4: without cancellation where c4 is c5
+  const A inverse_q = exp(-row.log_variance_q), half_span = A(0.5) * (row.high - row.low);
+  const A shift = row.log_variance_q - row.low, most = A(80) + row.log_variance_q;
+  const A of_x_t = row.of_x_t, of_output = row.of_output, scale = row.mean_x0 * row.mean_x0 * inverse_q;
+  const double twice = sum_over<A>(n, [=](int64_t i) {
+    const A beyond = (v[i] + A(1)) * half_span - shift;  // l - c4: without cancellation where c4 is c5
     const A d = -beyond < most ? -beyond : most;
-    const A error = row.mean_x0 * (x0[i] - estimate(row, limit, x_t[i], output[i]));
+    const A error = x0[i] - bounded(of_x_t * x_t[i] + of_output * output[i], -limit, limit);
     const Exponential<A> e = exponential(d);
-    terms[i] = A(0.5) * (e.excess + (d + beyond) + error * error * (e.power * inverse_q));
-  }
-  return sum_over<A>(n, [&](int64_t i) { return terms[i]; });
+    return e.excess + (d + beyond) + error * error * (e.power * scale);
+  });
+  return 0.5 * twice;
 }
 
 // Derivatives by the estimate of x_0, and by l if there is v.
@@ -166,16 +150,42 @@ struct Part {
   }
 };
 
+// The stretches in an order in which every run of them has its share of the decoder's, which take far longer.
+template <typename T>
+struct Order {
+  const Stages& stages;
+  std::vector<int64_t> samples;  // the first of each group, those without a decoder before those with one
+  int64_t slow = 0;              // stretches of a decoder
+
+  Order(const Terms& call, const Stages& stages) : stages(stages) {
+    const auto* const rows = static_cast<const Row<arithmetic_t<T>>*>(call.coefficients);
+    for (int64_t b = 0; b < call.batch; b += stages.together) samples.push_back(b);
+    const auto first_slow =
+        std::stable_partition(samples.begin(), samples.end(), [&](int64_t b) { return rows[b].decoder == 0; });
+    slow = (samples.end() - first_slow) * stages.parts;
+  }
+
+  int64_t operator[](int64_t i) const {
+    const int64_t count = stages.count(), before = i * slow / count;  // decoders' among the first i
+    const int64_t at = (i + 1) * slow / count > before ? count - slow + before : i - before;
+    return samples[at / stages.parts] / stages.together * stages.parts + at % stages.parts;
+  }
+};
+
 }  // namespace
 
 template <typename T>
 void forward(const Terms& call, double* sums, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   const Stages stages(call.batch, call.elements);
+  const Order<T> order(call, stages);
   const A limit = limit_of<A>(call);
   Part<T> p;
   A mean[STAGE], log_std[STAGE];
-  for (int64_t u = begin; u < end; u++) {
+  int64_t known = -1;                // the sample of
+  double constant = 0, inverse = 0;  // its divergence where the means agree, of one element, and 1 / variance
+  for (int64_t i = begin; i < end; i++) {
+    const int64_t u = order[i];
     const Stretch part = stages.stretch(u);
     const int64_t n = part.count;
     for (int64_t b = part.sample; b < part.sample + part.samples; b++) {
@@ -187,9 +197,11 @@ void forward(const Terms& call, double* sums, int64_t begin, int64_t end) {
       } else if (p.v) {
         sum = divergences(p.row, limit, p.x0, p.x_t, p.output, p.v, n);
       } else {
-        const double l = p.row.low, least = std::max(l, -80.0), d = p.row.log_variance_q - least, c = p.row.mean_x0;
-        const double error = c * c * squares(p.row, limit, p.x0, p.x_t, p.output, n);
-        sum = 0.5 * (double(n) * (std::expm1(d) - d + (l - least)) + error * std::exp(-least));
+        if (b != known) {
+          const double l = p.row.low, least = std::max(l, -80.0), d = p.row.log_variance_q - least, c = p.row.mean_x0;
+          known = b, constant = std::expm1(d) - d + (l - least), inverse = c * c * std::exp(-least);
+        }
+        sum = 0.5 * (double(n) * constant + squares(p.row, limit, p.x0, p.x_t, p.output, n) * inverse);
       }
     }
   }
@@ -199,12 +211,13 @@ template <typename T>
 void backward(const Terms& call, const TermGradients& to, int64_t begin, int64_t end) {
   using A = arithmetic_t<T>;
   const Stages stages(call.batch, call.elements);
+  const Order<T> order(call, stages);
   const A limit = limit_of<A>(call);
   Part<T> p;
   A mean[STAGE], log_std[STAGE], by_estimate[STAGE], by_log_variance[STAGE] = {}, by_mean[STAGE];
   const A zeros[STAGE] = {};
-  for (int64_t u = begin; u < end; u++) {
-    const Stretch part = stages.stretch(u);
+  for (int64_t i = begin; i < end; i++) {
+    const Stretch part = stages.stretch(order[i]);
     const int64_t n = part.count;
     for (int64_t b = part.sample; b < part.sample + part.samples; b++) {
       const int64_t at = b * call.elements + part.first;
@@ -214,7 +227,7 @@ void backward(const Terms& call, const TermGradients& to, int64_t begin, int64_t
       if (p.row.decoder != A(0)) {
         decoder(p.row, limit, p.x_t, p.output, p.v, n, mean, log_std);
         slopes_of_bins(call.cdf, p.x0, mean, log_std, n, call.levels, by_mean, by_log_variance);
-        for (int64_t i = 0; i < n; i++) by_estimate[i] = -p.row.mean_x0 * by_mean[i];
+        for (int64_t k = 0; k < n; k++) by_estimate[k] = -p.row.mean_x0 * by_mean[k];
         through = -p.row.mean_x_t, scale_v *= A(-0.5);
       } else {
         slopes(p.row, limit, p.x0, p.x_t, p.output, p.v, n, by_estimate, by_log_variance);

@@ -74,6 +74,9 @@ def diffusion_loss(
     Raises:
         ValueError, TypeError: if an argument cannot be used.
 
+    Noise is drawn in the forward and once more in the backward pass, which is most of the time of both: a training step
+    takes about as long as compiled code that draws it once, keeps it, and holds a tensor of the size of ``x0`` for it.
+
     First and second derivatives in ``output``, ``x0`` and all coefficients; CPU and CUDA. Ho et al. 2020
     (arXiv:2006.11239), eq. 14; v of Salimans & Ho 2022 (arXiv:2202.00512), appendix D.
 

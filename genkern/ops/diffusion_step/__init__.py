@@ -38,6 +38,7 @@ LIBRARY.impl("diffusion_step_backward", drawn.diffusion_step_backward, "Composit
 
 # The same into given memory, which may be that of x; without derivatives.
 LIBRARY.define(f"diffusion_step_out({_ARGUMENTS}, Tensor(a!) out, Tensor(b!) out_x0) -> ()")
+_step_out = torch.ops.genkern.diffusion_step_out.default
 
 
 @torch.library.register_fake("genkern::diffusion_step_out", lib=LIBRARY)
@@ -154,10 +155,15 @@ def diffusion_step(
     if noise is not None:
         given["noise"] = noise
     x, model_output, *values = promote("diffusion_step", x=x, model_output=model_output, **given)
-    given = dict(zip(given, values, strict=True))
-    check(x.dim() >= 1, "diffusion_step", "x", "[B, *]", x.shape)
-    for name, value in {"model_output": model_output, **given}.items():
-        check(value.shape == x.shape, "diffusion_step", name, f"of the shape of x {list(x.shape)}", value.shape)
+    shape = x.shape
+    check(len(shape) >= 1, "diffusion_step", "x", "[B, *]", shape)
+    if model_output.shape != shape:
+        _refuse_shape("model_output", model_output, x)
+    if given:
+        given = dict(zip(given, values, strict=True))
+        for name, value in given.items():
+            if value.shape != shape:
+                _refuse_shape(name, value, x)
     noise = given.get("noise")
     if noise is not None:
         check(key is None and generator is None, "diffusion_step", "noise", "alone, without key or generator", "both")
@@ -165,11 +171,13 @@ def diffusion_step(
         check(key is None, "diffusion_step", "key", "None where there is a generator", "both")
         key = key_from(generator, device=x.device)
     coefficients = _table(coefficients, x, step)
-    _check_per_sample("key", key, x)
-    _check_per_sample("step", step, x)
+    if key is not None:
+        _check_per_sample("key", key, x)
+    if step is not None:
+        _check_per_sample("step", step, x)
     check(sample_offset >= 0, "diffusion_step", "sample_offset", "at least 0", sample_offset)
     if threshold is not None:
-        check(threshold.shape == x.shape[:1], "diffusion_step", "threshold", f"[{x.shape[0]}]", threshold.shape)
+        check(threshold.shape == shape[:1], "diffusion_step", "threshold", f"[{shape[0]}]", threshold.shape)
         threshold = threshold.detach().to(coefficients.dtype)
     low, high = _bounds(clip)
     absent = x.new_empty(0)
@@ -186,6 +194,11 @@ def diffusion_step(
     return after, x0 if return_x0 else None
 
 
+def _refuse_shape(argument: str, came: Tensor, x: Tensor) -> None:
+    """Out of the way of calls that are right: their time is short, and words take some of it."""
+    check(False, "diffusion_step", argument, f"of the shape of x {list(x.shape)}", came.shape)
+
+
 def _with_noise(tensors: list, noise: Tensor, step: Tensor | None, plain: list) -> tuple[Tensor, Tensor]:
     """The definition with noise that came from outside, in float32 or wider and rounded once."""
     dtype = tensors[0].dtype
@@ -200,9 +213,11 @@ def _into(out: Tensor | None, out_x0: Tensor | None, arguments: list, impl: str)
     for name, given in (("out", out), ("out_x0", out_x0)):
         if given is None:
             continue
-        check(given.shape == x.shape, "diffusion_step", name, f"of the shape of x {list(x.shape)}", given.shape)
-        check(given.dtype == x.dtype, "diffusion_step", name, f"of the dtype of x ({x.dtype})", given.dtype)
-        check(given.device == x.device, "diffusion_step", name, f"on {x.device}", given.device)
+        if given.shape != x.shape:
+            _refuse_shape(name, given, x)
+        if given.dtype != x.dtype or given.device != x.device:
+            check(given.dtype == x.dtype, "diffusion_step", name, f"of the dtype of x ({x.dtype})", given.dtype)
+            check(given.device == x.device, "diffusion_step", name, f"on {x.device}", given.device)
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in arguments if isinstance(t, Tensor))
     check(not wanted, "diffusion_step", "out", "None where derivatives are wanted", "a tensor", RuntimeError)
     out = x.new_empty(x.shape) if out is None else out
@@ -210,15 +225,19 @@ def _into(out: Tensor | None, out_x0: Tensor | None, arguments: list, impl: str)
     if impl == "torch" or x.device.type not in _op.kernels:
         _reference_out(*arguments, out, out_x0)
     else:
-        torch.ops.genkern.diffusion_step_out(*arguments, out, out_x0)
+        _step_out(*arguments, out, out_x0)
     return out, out_x0 if return_x0 else None
 
 
 def _table(coefficients: Tensor, x: Tensor, step: Tensor | None) -> Tensor:
     """[rows, 9] in the dtype of the arithmetic."""
+    width = len(COLUMNS)
+    if isinstance(coefficients, Tensor) and step is None and coefficients.shape == (width,):  # nearly always
+        if coefficients.device == x.device:
+            dtype = wide_dtype(x.dtype)
+            return (coefficients if coefficients.dtype == dtype else coefficients.to(dtype)).unsqueeze(0)
     check(isinstance(coefficients, Tensor), "diffusion_step", "coefficients", "a tensor", type(coefficients).__name__,
           TypeError)  # fmt: skip
-    width = len(COLUMNS)
     fits = coefficients.dim() in (1, 2) and coefficients.shape[-1] == width
     rows = 1 if coefficients.dim() == 1 else coefficients.shape[0]
     if step is None:
@@ -232,9 +251,7 @@ def _table(coefficients: Tensor, x: Tensor, step: Tensor | None) -> Tensor:
     return coefficients.to(wide_dtype(x.dtype)).reshape(rows, width)
 
 
-def _check_per_sample(name: str, value: Tensor | None, x: Tensor) -> None:
-    if value is None:
-        return
+def _check_per_sample(name: str, value: Tensor, x: Tensor) -> None:
     check(isinstance(value, Tensor), "diffusion_step", name, "an int64 tensor", type(value).__name__, TypeError)
     check(value.dtype == torch.int64, "diffusion_step", name, "an int64 tensor", value.dtype, TypeError)
     check(value.dim() == 0 or value.shape == x.shape[:1], "diffusion_step", name, f"[] or [{x.shape[0]}]", value.shape)

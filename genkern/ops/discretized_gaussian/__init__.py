@@ -146,19 +146,24 @@ def vlb_term(
     """
     given = {} if variance is None else {"variance": variance}
     x0, x_t, output, *rest = promote("vlb_term", x0=x0, x_t=x_t, output=output, **given)
-    check(x0.dim() >= 1, "vlb_term", "x0", "[B, *]", x0.shape)
-    for name, value in zip(("x_t", "output", "variance"), (x_t, output, *rest), strict=False):
-        check(value.shape == x0.shape, "vlb_term", name, f"of the shape of x0 {list(x0.shape)}", value.shape)
+    shape = x0.shape
+    check(len(shape) >= 1, "vlb_term", "x0", "[B, *]", shape)
+    if any(value.shape != shape for value in (x_t, output, *rest)):
+        for name, value in zip(("x_t", "output", "variance"), (x_t, output, *rest), strict=False):
+            check(value.shape == shape, "vlb_term", name, f"of the shape of x0 {list(shape)}", value.shape)
     _check_bins("vlb_term", levels, cdf)
-    check_timesteps("vlb_term", timesteps, x0)
-    rows = "T" if timesteps is not None else f"B = {x0.shape[0]}"
     fits = isinstance(coefficients, Tensor) and coefficients.is_floating_point() and coefficients.shape[1:] == (8,)
-    fits = fits and (timesteps is not None or len(coefficients) == len(x0))
-    came = getattr(coefficients, "shape", type(coefficients).__name__)
-    check(fits, "vlb_term", "coefficients", f"a floating tensor [{rows}, 8]", came)
-    check(coefficients.device == x0.device, "vlb_term", "coefficients", f"on {x0.device}", coefficients.device)
-    check(impl == "torch" or not (torch.is_grad_enabled() and coefficients.requires_grad), "vlb_term", "coefficients",
-          "without gradient, or impl='torch'", "one that requires it")  # fmt: skip
+    if timesteps is not None:
+        check_timesteps("vlb_term", timesteps, x0)
+    if not (fits and (timesteps is not None or len(coefficients) == shape[0])):
+        rows, came = "T" if timesteps is not None else f"B = {shape[0]}", getattr(coefficients, "shape", None)
+        came = type(coefficients).__name__ if came is None else came
+        check(False, "vlb_term", "coefficients", f"a floating tensor [{rows}, 8]", came)
+    if coefficients.device != x0.device:
+        check(False, "vlb_term", "coefficients", f"on {x0.device}", coefficients.device)
+    if coefficients.requires_grad:
+        check(impl == "torch" or not torch.is_grad_enabled(), "vlb_term", "coefficients",
+              "without gradient, or impl='torch'", "one that requires it")  # fmt: skip
     if timesteps is not None:
         coefficients = coefficients.index_select(0, timesteps)
     coefficients = coefficients.to(wide_dtype(x0.dtype))
@@ -168,7 +173,8 @@ def vlb_term(
 
 def _check_bins(function: str, levels: int, cdf: str) -> None:
     check(isinstance(levels, int) and levels >= 2, function, "levels", "an int, at least 2", levels)
-    check(cdf in CDFS, function, "cdf", f"one of {CDFS}", repr(cdf))
+    if cdf not in CDFS:
+        check(False, function, "cdf", f"one of {CDFS}", repr(cdf))
 
 
 __all__ = ["discretized_gaussian", "vlb_coefficients", "vlb_term"]

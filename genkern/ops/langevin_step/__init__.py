@@ -109,16 +109,18 @@ def langevin_step(
     check(x.dim() >= 1, "langevin_step", "x", "[B, *]", x.shape)
     if grad.shape != x.shape:
         check(False, "langevin_step", "grad", f"of the shape of x {list(x.shape)}", grad.shape)
-    check(
-        order in ("noise-last", "noise-first"), "langevin_step", "order", "'noise-last' or 'noise-first'", repr(order)
-    )
-    check(clamp_grad is None or clamp_grad >= 0, "langevin_step", "clamp_grad", "None or at least 0", clamp_grad)
+    if order not in ("noise-last", "noise-first"):
+        check(False, "langevin_step", "order", "'noise-last' or 'noise-first'", repr(order))
+    if clamp_grad is not None:
+        check(clamp_grad >= 0, "langevin_step", "clamp_grad", "None or at least 0", clamp_grad)
     check(sample_offset >= 0, "langevin_step", "sample_offset", "at least 0", sample_offset)
-    low, high = (None, None) if clamp is None else clamp
-    check(low is None or high is None or low <= high, "langevin_step", "clamp", "(low, high) in order", clamp)
+    low, high = None, None
+    if clamp is not None:
+        low, high = (None if bound is None else float(bound) for bound in clamp)
+        check(low is None or high is None or low <= high, "langevin_step", "clamp", "(low, high) in order", clamp)
     scale = _doubled_root("langevin_step", step) if scale is None else scale
     a, b = _coefficient("step", step, x), _coefficient("scale", scale, x)
-    bounds = (clamp_grad, *(None if bound is None else float(bound) for bound in (low, high)), order == "noise-first")
+    bounds = (clamp_grad, low, high, order == "noise-first")
     if noise is not None:
         check(key is None and generator is None, "langevin_step", "noise", "alone, without key or generator", "both")
         check(noise.shape == x.shape, "langevin_step", "noise", f"of the shape of x {list(x.shape)}", noise.shape)
@@ -129,12 +131,12 @@ def langevin_step(
     tensors = [value for value in (a, b) if isinstance(value, Tensor)]
     if out is not None:
         _check_out(out, x, grad, *tensors)
-    if noise is not None or any(value.requires_grad for value in tensors):
+    if noise is not None or (tensors and any(value.requires_grad for value in tensors)):
         z = drawn.normal(key, x.shape, sample_offset=sample_offset) if noise is None else noise  # type: ignore[arg-type]
         y = _plain(x, grad, z, a, b, bounds)
         return y if out is None else out.copy_(y)
-    number_a, number_b = (0.0 if isinstance(value, Tensor) else value for value in (a, b))
-    each_a, each_b = (value.expand(x.shape[0]) if isinstance(value, Tensor) else None for value in (a, b))
+    number_a, each_a = (0.0, a.expand(x.shape[0])) if isinstance(a, Tensor) else (a, None)
+    number_b, each_b = (0.0, b.expand(x.shape[0])) if isinstance(b, Tensor) else (b, None)
     args = (x, grad, key, each_a, each_b, number_a, number_b, *bounds, sample_offset)
     if out is None:
         return _step(*args, impl=impl)
