@@ -7,8 +7,8 @@ translations help to denoise the source, that they can be denoised as pictures o
 back gives what was there before. A translation walks noise down to data beside the source, which is noised afresh for
 every step and released to be denoised too only near the end.
 
-The data set is domain A. Domain B is the same pictures under a map that is known, so that the error of a translation
-is known too; a picture is only ever shown in one of the two domains, so that no pair is seen.
+The data set is domain A and its negatives are domain B, so that the error of a translation is known; a picture is only
+ever shown in one of the two, so that no pair is seen.
 """
 
 from __future__ import annotations
@@ -26,17 +26,11 @@ from ._base import NOISE, START, STEPS, TIME, DenoiserConfig, DiffusionModel, de
 
 DOMAINS = ("A", "B")
 OTHER, FORWARD = NOISE + 100, STEPS + 100  # folded into a key: the noise of translations, and of sources at each step
-MAPS = {
-    "inverted": lambda x, levels: levels - 1 - x,
-    "mirrored": lambda x, levels: x.flip(-1),
-    "transposed": lambda x, levels: x.mT,
-}  # each is its own inverse
-PAIRS = 16  # sources that `pictures` shows
+PAIRS = 12  # sources that `pictures` shows
 
 
 @dataclass(frozen=True)
 class Config(DenoiserConfig):
-    second: str = "inverted"  # what domain B is: the data under one of MAPS
     timesteps: int = 1000  # T
     schedule: str = "linear"
     beta_start: float = 1e-4
@@ -78,8 +72,6 @@ class UnitDDPM(DiffusionModel):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        if config.second not in MAPS:
-            raise ValueError(f"UnitDDPM: second must be one of {tuple(MAPS)}; got {config.second!r}.")
         if config.levels is None or len(config.shape) != 3 or config.network != "unet":
             raise ValueError(f"UnitDDPM: data must be pictures of integer pixels; got {config.shape}, {config.levels}.")
         if config.classes is not None:
@@ -99,8 +91,11 @@ class UnitDDPM(DiffusionModel):
     # -- domains ------------------------------------------------------------------------------------------------
 
     def counterpart(self, x: Tensor) -> Tensor:
-        """The picture of the other domain that belongs to ``x``: integer pixels, ``[B, *shape]``."""
-        return MAPS[self.config.second](x, self.config.levels)
+        """The picture of the other domain that belongs to ``x``, its negative: integer pixels, ``[B, *shape]``.
+
+        Training only measures with it; what the domains are is what `unpaired` gives.
+        """
+        return self.config.levels - 1 - x
 
     def unpaired(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures of one domain each, and which, ``[B]``: B (1) where the sum of a picture's pixels is odd."""
@@ -115,7 +110,7 @@ class UnitDDPM(DiffusionModel):
         return torch.cat(parts)[torch.cat([first, second]).argsort()]
 
     def denoised(self, domain: Tensor, x_t: Tensor, other: Tensor, t: Tensor) -> Tensor:
-        """The noise in ``x_t``, beside a picture of the other domain with as much noise (equation 6)."""
+        """The noise in ``x_t``, beside a picture of the other domain with as much noise."""
         time = t.to(self.dtype) * (1000 / self.config.timesteps)
         return self.of_domain(self.networks, domain, torch.cat([x_t, other], dim=1), time)
 
@@ -302,4 +297,9 @@ SMALL = Config(
     shape=(1, 8, 8), levels=17, channels=16, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0,
     timesteps=200, schedule="cosine", translator=16, translator_blocks=2,
 )  # fmt: skip
-PRESETS = {"unit-ddpm": Config(), "unit-ddpm-small": SMALL}
+PRESETS = {
+    "unit-ddpm": Config(),
+    "unit-ddpm-mnist": Config(shape=(1, 28, 28), channels=32, multipliers=(1, 2, 2), attention=(7,), translator=32),
+    "unit-ddpm-small": SMALL,
+}
+RECIPES = {"unit-ddpm-small": {"steps": 1500, "lr": 2e-3}}
