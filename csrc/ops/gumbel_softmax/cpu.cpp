@@ -1,7 +1,7 @@
 #include <vector>
 
 #include "../../common/reduce.h"
-#include "../random/stages.h"
+#include "../random/staged.h"
 #include "gumbel_softmax.h"
 
 namespace genkern::gumbel_softmax {

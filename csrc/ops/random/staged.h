@@ -10,7 +10,10 @@
 
 namespace genkern {
 
-constexpr int64_t STAGE = 1024;  // elements at a time
+constexpr int64_t STAGE = 1024;  // elements at a time; a multiple of the four of a counter
+
+// How many samples of so many elements fill a stage.
+inline int64_t samples_of_stage(int64_t elements) { return elements <= STAGE ? STAGE / elements : 1; }
 
 struct Stretch {
   int64_t sample, samples;  // several whole ones, or a part of one:
@@ -34,13 +37,19 @@ struct Stages {
   }
 };
 
+// Noise of elements [first, first + n) of `samples` samples of `elements` each, packed; `first` is a multiple of 4, and
+// the range ends at a multiple of 4 or with the sample. Several samples are drawn whole.
+template <typename Draw, typename A>
+void draw_stage(uint64_t key, int64_t sample, int64_t samples, int64_t elements, int64_t first, int64_t n, A* out) {
+  const int64_t end = first + n == elements ? samples * quads_of(elements) : (first + n) / 4;  // in quads
+  A* const origin = reinterpret_cast<A*>(reinterpret_cast<uintptr_t>(out) - uintptr_t(first) * sizeof(A));
+  fill<Draw>(origin, key, sample, elements, first / 4, end);
+}
+
 // The numbers of a stretch, one sample after the other.
 template <typename Draw, typename A>
 void draw_stretch(const Stretch& s, int64_t elements, uint64_t key, int64_t sample_offset, A* noise) {
-  const int64_t end =
-      s.first + s.count == elements ? s.samples * quads_of(elements) : (s.first + s.count) / 4;  // in quads
-  A* const origin = reinterpret_cast<A*>(reinterpret_cast<uintptr_t>(noise) - uintptr_t(s.first) * sizeof(A));
-  fill<Draw>(origin, key, sample_offset + s.sample, elements, s.first / 4, end);
+  draw_stage<Draw>(key, sample_offset + s.sample, s.samples, elements, s.first, s.count, noise);
 }
 
 // Sums of the parts of each sample, in order: [batch, parts] -> [batch].

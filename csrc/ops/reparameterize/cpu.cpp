@@ -1,5 +1,5 @@
 #include "../../common/reduce.h"
-#include "../random/stages.h"
+#include "../random/staged.h"
 #include "reparameterize.h"
 
 namespace genkern::reparameterize {
