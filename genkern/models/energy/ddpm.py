@@ -307,3 +307,4 @@ PRESETS = {
         timesteps=100, beta_start=1e-3, beta_end=0.2,
     ),
 }  # fmt: skip
+RECIPES = {"ddpm-small": {"steps": 2000, "lr": 2e-3}}
