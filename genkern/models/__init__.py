@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from .._names import unknown
 from ._base import Batch, GenerativeModel, Loss, Player, as_batch, config_from_dict, describe
 
-__all__ = ["Batch", "GenerativeModel", "Loss", "Player", "as_batch", "build", "load", "presets", "register"]
-__all__ = ["Batch", "GenerativeModel", "Loss", "as_batch", "build", "load", "presets", "recipe", "register"]
+__all__ = ["Batch", "GenerativeModel", "Loss", "Player", "as_batch", "build", "load", "presets", "recipe", "register"]
 
 MODULES: list[str] = [
     "genkern.models.flows.nice",
@@ -50,6 +49,7 @@ MODULES: list[str] = [
     "genkern.models.energy.jem",
     "genkern.models.energy.flow_contrastive",
     "genkern.models.energy.ncsn",
+    "genkern.models.anomaly.anoddpm",
     "genkern.models.vae.vqvae",
     "genkern.models.vae.vqvae2",
 ]
