@@ -155,9 +155,7 @@ class AnoDDPM(DDPM):
         for i in range(averages):
             walk = random.fold_in(key, i)
             x_t = self.noisy(x0, t, random.fold_in(walk, NOISE), sample_offset)
-            total += self.denoise(
-                x_t, y, key=random.fold_in(walk, STEPS), start=start - 1, sample_offset=sample_offset
-            )
+            total += self.denoise(x_t, y, key=random.fold_in(walk, STEPS), start=start - 1, sample_offset=sample_offset)
         return total / averages
 
     def pictures(self, x: Tensor, *, key: Tensor) -> dict[str, Tensor]:
