@@ -79,7 +79,7 @@ def anomaly_auc(model: AnoDDPM, x: Tensor, side: int, *, start: int, averages: i
         ).mean(1, keepdim=True)
         inside.append(error[squares].cpu())
         outside.append(error[~squares].cpu())
-    return auroc(torch.cat(inside), torch.cat(outside))
+    return auroc(torch.cat(outside), torch.cat(inside))
 
 
 def table(

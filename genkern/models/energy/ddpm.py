@@ -97,7 +97,7 @@ class DDPM(DiffusionModel):
         return {"key": key} if noise is None else {"noise": noise}
 
     def noise(self, x: Tensor, t: Tensor, key: Tensor, sample_offset: int = 0) -> Tensor | None:
-        """Noise like ``x`` for steps ``t``, ``[B]``, from a key; None: Gaussian, which kernels draw where it is used."""
+        """Noise like ``x`` for steps ``t``, ``[B]``, from a key; None: Gaussian, drawn by the kernels."""
         return None
 
     @property
