@@ -60,6 +60,13 @@ def test_normalised_fields_have_mean_0_and_variance_1():
     assert_close(noise.square().mean((2, 3)), torch.ones(5, 2), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("name", ["anoddpm-small", "anoddpm-mnist"])
+def test_fields_of_the_small_presets_have_unit_variance_over_all_of_them(name):
+    model = models.build(name)
+    noise = model.noise(torch.zeros(4000, *model.config.shape), torch.zeros(4000, dtype=torch.int64), KEY)
+    assert abs(noise.square().mean() - 1) < 0.05 and noise.mean((2, 3)).std() > 0.2
+
+
 def test_the_loss_is_the_squared_error_of_the_simplex_noise_that_was_added():
     model, x = made().train(), pictures()
     seen = {}

@@ -36,7 +36,8 @@ class Config(DDPMConfig):
     persistence: float = 0.8  # gamma: the amplitude of an octave over that of the one before
     frequency: float = 64.0  # 1 / nu: pixels to a unit of the first octave
     slices: bool = True  # of noise in three dimensions, at depth t; else noise in two
-    normalize: bool = False  # every field to mean 0 and variance 1, for which the schedule is made
+    amplitude: float = 1.0  # what fields are multiplied by: 1 / their standard deviation suits the schedule best
+    normalize: bool = False  # every field to mean 0 and variance 1, which spares a picture's mean
 
 
 class AnoDDPM(DDPM):
@@ -75,7 +76,7 @@ class AnoDDPM(DDPM):
             seeds.flatten(), (height, width), t=depth, octaves=config.octaves, persistence=config.persistence,
             frequency=config.frequency, normalize=config.normalize,
         )  # fmt: skip
-        return fields.reshape(x.shape).to(x.dtype)
+        return (config.amplitude * fields).reshape(x.shape).to(x.dtype)
 
     # -- anomalies ----------------------------------------------------------------------------------------------
 
@@ -178,11 +179,11 @@ PRESETS = {
     "anoddpm": Config(),  # slices of brain scans of the paper
     "anoddpm-mnist": Config(
         shape=(1, 28, 28), channels=32, multipliers=(1, 2, 2), attention=(7,), heads=1, timesteps=250,
-        beta_start=4e-4, beta_end=0.08, trained=200, start=60, octaves=5, frequency=16.0, slices=False, normalize=True,
+        beta_start=4e-4, beta_end=0.08, trained=200, start=60, octaves=5, frequency=16.0, slices=False, amplitude=1.75,
     ),
     "anoddpm-small": Config(
         shape=(1, 8, 8), levels=17, network="mlp", hidden=256, layers=3, timesteps=200, beta_start=5e-4, beta_end=0.1,
-        trained=160, start=40, octaves=4, frequency=8.0, slices=False, normalize=True,
+        trained=160, start=40, octaves=4, frequency=8.0, slices=False, amplitude=1.7,
     ),
 }  # fmt: skip
 
