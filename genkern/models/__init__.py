@@ -50,6 +50,7 @@ MODULES: list[str] = [
     "genkern.models.energy.flow_contrastive",
     "genkern.models.energy.ncsn",
     "genkern.models.energy.unit_ddpm",
+    "genkern.models.anomaly.anoddpm",
     "genkern.models.vae.vqvae",
     "genkern.models.vae.vqvae2",
 ]

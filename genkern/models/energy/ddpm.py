@@ -72,7 +72,7 @@ class DDPM(DiffusionModel):
         x0, y = self.scale(x), self.training_labels(y, len(x), key, sample_offset)
         t, _ = self.draw_times(len(x), key, sample_offset)
         noise = random.fold_in(key, NOISE)
-        x_t = ops.q_sample(x0, self.alpha, self.sigma, timesteps=t, key=noise, sample_offset=sample_offset)
+        x_t = self.noisy(x0, t, noise, sample_offset)
         output, _ = self.split(self.network(x_t, self.time(t), y))
         simple = self.simple_loss(output, x0, t, noise, sample_offset).mean()
         return Loss(simple, {"mse": simple.detach()})
@@ -80,14 +80,35 @@ class DDPM(DiffusionModel):
     def simple_loss(self, output: Tensor, x0: Tensor, t: Tensor, key: Tensor, sample_offset: int = 0) -> Tensor:
         """L_simple of each sample: the mean square of the prediction less its target, ``[B]``."""
         return ops.diffusion_loss(
-            output, x0, self.alpha, self.sigma, prediction_type=self.config.prediction, timesteps=t, key=key,
-            sample_offset=sample_offset,
+            output, x0, self.alpha, self.sigma, prediction_type=self.config.prediction, timesteps=t,
+            sample_offset=sample_offset, **self.source(x0, t, key, sample_offset),
         )  # fmt: skip
 
+    def noisy(self, x0: Tensor, t: Tensor, key: Tensor, sample_offset: int = 0) -> Tensor:
+        """A draw of q(x_t | x_0) at steps ``t``, ``[B]``."""
+        return ops.q_sample(
+            x0, self.alpha, self.sigma, timesteps=t, sample_offset=sample_offset,
+            **self.source(x0, t, key, sample_offset),
+        )  # fmt: skip
+
+    def source(self, x: Tensor, t: Tensor, key: Tensor, sample_offset: int = 0) -> dict[str, Tensor]:
+        """What the operations take their noise from: the key of Gaussian noise, or the ``noise`` of another kind."""
+        noise = self.noise(x, t, key, sample_offset)
+        return {"key": key} if noise is None else {"noise": noise}
+
+    def noise(self, x: Tensor, t: Tensor, key: Tensor, sample_offset: int = 0) -> Tensor | None:
+        """Noise like ``x`` for steps ``t``, ``[B]``, from a key; None: Gaussian, drawn by the kernels."""
+        return None
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps that the network learns, the first of T."""
+        return self.config.timesteps
+
     def draw_times(self, n: int, key: Tensor, sample_offset: int = 0) -> tuple[Tensor, Tensor | None]:
-        """Steps ``[n]`` in [0, T), and the weight of each sample's loss (None: all alike)."""
+        """Steps ``[n]`` in [0, `trained_steps`), and the weight of each sample's loss (None: all alike)."""
         draws = random.uniform(random.fold_in(key, TIME), (n, 1), sample_offset=sample_offset)[:, 0]
-        return (draws * self.config.timesteps).long().clamp(max=self.config.timesteps - 1), None
+        return (draws * self.trained_steps).long().clamp(max=self.trained_steps - 1), None
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """The prediction, and the interpolation of the log-variance where it is learned."""
@@ -135,7 +156,7 @@ class DDPM(DiffusionModel):
     def step_nats(self, x0: Tensor, t: Tensor, y: Tensor | None, key: Tensor, sample_offset: int = 0) -> Tensor:
         """L_t of each sample in nats, ``[B]``, at a step of its own: the decoder's at 0, else a divergence."""
         noise = random.fold_in(key, NOISE)
-        x_t = ops.q_sample(x0, self.alpha, self.sigma, timesteps=t, key=noise, sample_offset=sample_offset)
+        x_t = self.noisy(x0, t, noise, sample_offset)
         return self.bound(self.network(x_t, self.time(t), y), x0, x_t, t)
 
     def bound(self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -189,7 +210,10 @@ class DDPM(DiffusionModel):
             sample_offset: the number of the first sample.
         """
         shape = (n, *self.config.shape)
-        x = random.normal(random.fold_in(key, START), shape, dtype=self.dtype, sample_offset=sample_offset)
+        x, start = torch.empty(shape, dtype=self.dtype, device=key.device), random.fold_in(key, START)
+        last = torch.full((n,), self.trained_steps - 1, device=key.device)
+        noise = self.noise(x, last, start, sample_offset)
+        x = random.normal(start, shape, dtype=self.dtype, sample_offset=sample_offset) if noise is None else noise
         y = self.labels(n, y, key.device, sample_offset)
         return self.unscale(
             self.denoise(
@@ -219,27 +243,29 @@ class DDPM(DiffusionModel):
         """
         times, rows = self.walk(start, steps, method, eta)
         rows[:, COLUMNS.index("noise")] *= temperature
+        noisy = (rows[:, COLUMNS.index("noise")] != 0).tolist()
         rows, clip = rows.to(x.device), None if self.config.levels is None else 1.0
         training = self.training
         previous: Tensor | None = x
         self.eval()
         for i, t in enumerate(times):
-            now = self.time(torch.full((len(x),), t, device=x.device))
-            output, unconditional = self.guided(x, now, y, guidance)
+            now = torch.full((len(x),), t, device=x.device)
+            noise = self.noise(x, now, random.fold_in(key, i), sample_offset) if noisy[i] else None
+            output, unconditional = self.guided(x, self.time(now), y, guidance)
             output, log_variance = self.split(output)
             if unconditional is not None:
                 unconditional, _ = self.split(unconditional)
             x, previous = ops.diffusion_step(
                 x, output, rows, unconditional=unconditional, guidance=guidance, previous=previous,
-                log_variance=log_variance, clip=clip, key=key, step=torch.tensor(i, device=x.device),
-                sample_offset=sample_offset,
+                log_variance=log_variance, clip=clip, key=key if noise is None else None, noise=noise,
+                step=torch.tensor(i, device=x.device), sample_offset=sample_offset,
             )  # fmt: skip
         self.train(training)
         return x
 
     def walk(self, start: int | None, steps: int | None, method: str, eta: float) -> tuple[list[int], Tensor]:
         """The steps from which a walk goes on to the next, down to data, and a row of coefficients for each."""
-        name, last = type(self).__name__, self.config.timesteps - 1
+        name, last = type(self).__name__, self.trained_steps - 1
         if method not in METHODS:
             raise ValueError(f"{name}.sample: method must be one of {METHODS}; got {method!r}.")
         start = last if start is None else start
@@ -283,7 +309,7 @@ class DDPM(DiffusionModel):
         return low + ((level - table[low]) / (table[low + 1] - table[low])).clamp(0, 1)
 
     def sigma_range(self) -> tuple[float, float]:
-        return float(self.log_level[0].exp()), float(self.log_level[-1].exp())
+        return float(self.log_level[0].exp()), float(self.log_level[self.trained_steps - 1].exp())
 
 
 def ranges(first: int, end: int, count: int | None) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ... import ops, random
+from ... import random
 from .._base import Batch, Loss, as_batch
 from ._base import NOISE, TIME
 from .ddpm import DDPM
@@ -63,7 +63,7 @@ class ImprovedDDPM(DDPM):
         x0, y = self.scale(x), self.training_labels(y, len(x), key, sample_offset)
         t, weight = self.draw_times(len(x), key, sample_offset)
         noise = random.fold_in(key, NOISE)
-        x_t = ops.q_sample(x0, self.alpha, self.sigma, timesteps=t, key=noise, sample_offset=sample_offset)
+        x_t = self.noisy(x0, t, noise, sample_offset)
         output = self.network(x_t, self.time(t), y)
         bits = 1 / (x0[0].numel() * math.log(2))
         if self.config.objective == "vlb":

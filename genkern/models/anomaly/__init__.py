@@ -1,0 +1,1 @@
+"""Models of what is normal, which find where a picture is not."""
