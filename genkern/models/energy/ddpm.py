@@ -91,7 +91,7 @@ class DDPM(DiffusionModel):
             **self.source(x0, t, key, sample_offset),
         )  # fmt: skip
 
-    def source(self, x: Tensor, t: Tensor, key: Tensor, sample_offset: int = 0) -> dict[str, Tensor]:
+    def source(self, x: Tensor, t: Tensor, key: Tensor, sample_offset: int = 0) -> dict[str, Any]:
         """What the operations take their noise from: the key of Gaussian noise, or the ``noise`` of another kind."""
         noise = self.noise(x, t, key, sample_offset)
         return {"key": key} if noise is None else {"noise": noise}
