@@ -43,7 +43,7 @@ def check_flow(
     noise: float = 0.1,
     exact: bool = True,
     invertible: bool = True,
-    round_trip: tuple[float, float] = (1e-11, 1e-5),
+    round_trip: tuple[float, float] = (1e-12, 1e-5),
     second_order: bool = True,
     compiles: bool = True,
     seed: int = 0,
