@@ -59,9 +59,9 @@ def gaussian_kl(
     tensor([2., 2.])
     """
     given = {"mean": mean, "logvar": logvar, "prior_mean": prior_mean, "prior_logvar": prior_logvar}
-    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor) or name in ("mean", "logvar")}
-    mean, *rest = promote("gaussian_kl", **tensors)  # type: ignore[arg-type]
-    tensors = dict(zip(tensors, (mean, *rest), strict=True))
+    named = {name: value for name, value in given.items() if isinstance(value, Tensor) or name in ("mean", "logvar")}
+    mean, *rest = promote("gaussian_kl", **named)  # type: ignore[arg-type]
+    tensors: dict[str, Tensor] = dict(zip(named, (mean, *rest), strict=True))
     check(mean.dim() >= 1, "gaussian_kl", "mean", "[B, *]", mean.shape)
     full = [mean]
     for name in ("logvar", "prior_mean", "prior_logvar"):
