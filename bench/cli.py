@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
         " `bench training` trains a Glow of these layers and one of normflows'.",
     )
     parser.add_argument("--quick", action="store_true", help="one workload an op, few rounds, few compilations")
+    parser.add_argument(
+        "--first", action="store_true", help="the first workload of each op, that of the README's table"
+    )
     parser.add_argument("--sweep", action="store_true", help="growing sizes of each op beside its roofline, and a plot")
     parser.add_argument("--ops", nargs="+", metavar="OP", help="only these; --list names them")
     parser.add_argument("--match", metavar="TEXT", help="only workloads whose name contains this")
@@ -85,6 +88,8 @@ def _run(words: list[str]) -> int:
     if arguments.sweep and arguments.quick:
         raise ValueError("bench: --sweep and --quick are two different things.")
     chosen = select(arguments.ops, quick=arguments.quick, sweep=arguments.sweep)
+    if arguments.first:
+        chosen = list({workload.op: workload for workload in reversed(chosen)}.values())[::-1]
     workloads = [w for w in chosen if (arguments.match or "") in w.name]
     if arguments.list:
         print("\n".join(f"{workload.op:20} {workload.name}" for workload in workloads))

@@ -332,6 +332,12 @@ def test_the_commands_of_the_package_can_be_listed(capsys):
     assert "sigmoid 64x48x16x16" in capsys.readouterr().out
 
 
+def test_the_first_workload_of_each_op_can_be_had_alone(capsys):
+    assert main(["--list", "--first"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == sorted({workload.op for workload in registry.workloads()})
+
+
 def test_a_wrong_name_ends_with_a_sentence_and_no_trace(capsys):
     assert main(["--ops", "afine_coupling"]) == 2
     assert "did you mean 'affine_coupling'" in capsys.readouterr().err
