@@ -132,8 +132,8 @@ struct Forward : Call {
 };
 
 struct Backward : Call {
-  const void *grad_z, *grad_kl;  // contiguous
-  void *grad_mean, *grad_logvar, *grad_prior_mean, *grad_prior_logvar;
+  const void *grad_z = nullptr, *grad_kl = nullptr;  // contiguous
+  void *grad_mean = nullptr, *grad_logvar = nullptr, *grad_prior_mean = nullptr, *grad_prior_logvar = nullptr;
 };
 
 // Samples [begin, end). T is the storage type.
