@@ -43,7 +43,7 @@ def table(results: Results, source: str) -> str:
         f" time, forward / forward+backward, over that of a `copy_` of x. {facts['machine']},"
         f" {facts['threads']} threads, torch {facts['versions']['torch']}, {rows[0].dtype}, {facts['allocator']}"
         f" allocator, commit {facts['commit'] or 'unknown'}, {facts['date']}."
-        f" [All workloads]({page}), [as JSON]({source}).",
+        f" [All rows]({page}), [as JSON]({source}).",
         "",
         _losses(rows),
     ]
