@@ -75,6 +75,7 @@ def growth(results: Results, path: str | Path) -> None:
         floor = [(row.bytes_moved, row.roofline * _median(row.providers["genkern"])) for row in mine if row.roofline]
         axes.plot([x for x, _ in floor], [y for _, y in floor], ":", color="black", linewidth=1, label="roofline")
         axes.set(xscale="log", yscale="log")
+        axes.minorticks_off()
         axes.set_title(f"{op}, {mine[-1].mode}", fontsize=7)
         axes.tick_params(labelsize=6)
         axes.grid(linewidth=0.3)

@@ -46,6 +46,8 @@ def table(results: Results, source: str) -> str:
         f" [All rows]({page}), [as JSON]({source}).",
         "",
         _losses(rows),
+        "",
+        f"![time of the others over genkern's]({source.removesuffix('.json')}.png)",
     ]
     return "\n".join(lines)
 
