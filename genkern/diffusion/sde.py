@@ -38,15 +38,15 @@ class SDE:
 
     def drift(self, t: Tensor) -> Tensor:
         """:math:`f(t)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define drift.")
 
     def diffusion(self, t: Tensor) -> Tensor:
         """:math:`g(t)^2`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define diffusion.")
 
     def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`m(t)` and :math:`\sigma(t)` of :math:`x(t) = m x(0) + \sigma z`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define marginal.")
 
     def discrete(self, steps: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """Of the chain of which the equation is the limit: coefficients of state, score and noise in a reverse step."""

@@ -117,7 +117,7 @@ class Scheduler:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **options: Any) -> Any:
         """From the sample at a timestep to that at the next."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define step.")
 
     # -- the step -----------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ class EDMScheduler(Scheduler):
         self._tabulate()
 
     def _tabulate(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define its table of coefficients.")
 
     def _data(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return coefficients.edm_denoised(sigma, self.config.sigma_data, self.config.prediction_type)
