@@ -40,6 +40,38 @@ def check_floating(function: str, argument: str, value: Any) -> None:
     )
 
 
+def check_key(function: str, key: Any, device: torch.device) -> None:
+    """One key of `genkern.random`, on the device of the tensors that its noise is for."""
+    if isinstance(key, Tensor) and key.dtype == torch.int64 and key.dim() == 0 and key.device == device:
+        return
+    check(isinstance(key, Tensor), function, "key", "an int64 tensor", type(key).__name__, TypeError)
+    check(key.dtype == torch.int64, function, "key", "an int64 tensor", key.dtype, TypeError)
+    check(key.dim() == 0, function, "key", "one key, of shape []", key.shape)
+    check(key.device == device, function, "key", f"on {device}", key.device)
+
+
+def check_noise(function: str, noise: Any, argument: str, like: Tensor) -> None:
+    """Noise that came from outside, in place of what would be drawn for an argument."""
+    check_floating(function, "noise", noise)
+    wanted = f"of the shape of {argument} {list(like.shape)}"
+    check(noise.shape == like.shape, function, "noise", wanted, noise.shape)
+    check(noise.device == like.device, function, "noise", f"on {like.device}", noise.device)
+
+
+def check_mask(function: str, mask: Any, shape: tuple[int, ...], device: torch.device) -> None:
+    """A mask of bytes: of a wider integer, which becomes one, 256 would be False."""
+    check(isinstance(mask, Tensor), function, "mask", "a tensor", type(mask).__name__, TypeError)
+    check(mask.dtype in (torch.bool, torch.uint8), function, "mask", "bool or uint8", mask.dtype, TypeError)
+    check(tuple(mask.shape) == tuple(shape), function, "mask", f"{list(shape)}", mask.shape)
+    check(mask.device == device, function, "mask", f"on {device}", mask.device)
+
+
+def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a tensor of one shape expands to another."""
+    aligned = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in aligned)
+
+
 def promote(function: str, **tensors: Tensor) -> list[Tensor]:
     """Floating tensors on one device, brought to their common dtype; the first one names the device."""
     values = list(tensors.values())

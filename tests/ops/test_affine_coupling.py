@@ -145,7 +145,7 @@ def test_compiled_code_may_view_outputs_of_any_order(channels, order):
         ((8, 6), (8, 6), {"scale": "relu"}, "scale must be one of .*got 'relu'"),
         ((8, 6), (8, 6), {"layout": "zigzag"}, "layout must be one of"),
         ((8, 6), (8, 6), {"bound": 0.0}, "bound must be positive"),
-        ((8, 6), (8, 12), {"mask": torch.ones(5, dtype=torch.bool)}, "mask must be of the shape"),
+        ((8, 6), (8, 12), {"mask": torch.ones(5, dtype=torch.bool)}, r"mask must be \[6\]; got \[5\]"),
         ((8, 6), (8, 6), {"impl": "fast"}, "impl must be"),
     ],
 )

@@ -163,6 +163,8 @@ def test_compiled_steps_in_place_equal_eager_ones():
         ({"previous": torch.zeros(2, 4)}, "previous must be of the shape of x"),
         ({"key": torch.zeros(3, dtype=torch.int64)}, "key must be \\[\\] or \\[2\\]; got \\[3\\]"),
         ({"threshold": torch.zeros(3)}, "threshold must be \\[2\\]; got \\[3\\]"),
+        ({"threshold": torch.zeros(2, device="meta")}, "threshold must be on cpu; got meta"),
+        ({"coefficients": torch.zeros(())}, "coefficients must be \\[9\\] or"),
         ({"clip": (1.0, 0.0)}, "clip must be"),
         ({"out": torch.zeros(2, 4)}, "out must be of the shape of x"),
         ({"sample_offset": -1}, "sample_offset must be at least 0; got -1"),

@@ -130,6 +130,12 @@ def test_memory_keeps_its_order():
             ValueError,
             "alpha must be a table",
         ),
+        (
+            lambda x: q_sample(x, x[:, 0], 1.0, timesteps=torch.tensor([0, 2])),
+            ValueError,
+            r"timesteps must be in \[0, 2\), as the table alpha has 2 rows; got \[0, 2\]",
+        ),
+        (lambda x: q_sample(x, 1.0, 1.0, noise=x.to("meta")), ValueError, "noise must be on cpu; got meta"),
         (lambda x: q_sample(x, 1.0, 1.0, key=3), TypeError, "key must be an int64 tensor; got int"),
         (lambda x: q_sample(x, 1.0, 1.0, noise=x, key=random.key(0)), ValueError, "noise must be alone"),
         (lambda x: q_sample(x, 1.0, 1.0, noise=x[:1]), ValueError, "noise must be of the shape of x0"),

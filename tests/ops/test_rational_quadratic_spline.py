@@ -211,7 +211,7 @@ def test_only_x_and_the_raw_parameters_are_saved():
         ((8, 6), (8, 23), {"bins": 0}, "bins must be at least 1"),
         ((8, 6), (8, 23), {"min_bin": 0.2}, "min_bin must be between 0 and 1 / bins = 0.125; got 0.2"),
         ((8, 6), (8, 23), {"min_slope": 1.0}, "min_slope must be between 0 and 1"),
-        ((8, 6), (8, 6 * 23), {"mask": torch.ones(5, dtype=torch.bool)}, "mask must be of the shape"),
+        ((8, 6), (8, 6 * 23), {"mask": torch.ones(5, dtype=torch.bool)}, r"mask must be \[6\]; got \[5\]"),
         (
             (8, 6),
             (8, 23),

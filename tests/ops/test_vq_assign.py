@@ -173,3 +173,9 @@ def test_it_compiles_whole_and_is_well_formed():
 def test_errors_name_the_argument(x, codebook, options, text):
     with pytest.raises(ValueError, match=f"vq_assign: {text}"):
         vq_assign(torch.zeros(x), torch.zeros(codebook), **options)
+
+
+def test_a_mask_of_wide_integers_is_refused():
+    """As a byte 256 would be 0."""
+    with pytest.raises(TypeError, match="vq_assign: mask must be bool or uint8; got torch.int64"):
+        vq_assign(torch.zeros(5, 3), torch.zeros(4, 3), mask=torch.full((5,), 256))

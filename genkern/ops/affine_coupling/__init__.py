@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import check, check_mask, promote
 from .._library import define_op
 from . import reference
 
@@ -142,9 +142,7 @@ def _check_shapes(op: str, name: str, x: Tensor, params: Tensor, mask: Tensor | 
         f"of {prefix}C channels under a mask",
         (shape, "x is", x.shape),
     )
-    check(mask.shape == x.shape[1:], op, "mask", "of the shape of one sample", (mask.shape, "x is", x.shape))
-    check(mask.device == x.device, op, "mask", "on the device of x", mask.device)
-    check(not mask.is_floating_point(), op, "mask", "bool or uint8", mask.dtype, TypeError)
+    check_mask(op, mask, x.shape[1:], x.device)
 
 
 def _in_one_order(x: Tensor, params: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:

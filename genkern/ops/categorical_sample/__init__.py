@@ -69,7 +69,7 @@ def categorical_sample(
     classes = logits.shape[dim]
     check(classes >= 1, name, "logits", "of at least one class", logits.shape)
     check(temperature >= 0, name, "temperature", "at least 0", temperature)
-    check(top_k is None or top_k >= 1, name, "top_k", "None or at least 1", top_k)
+    check(top_k is None or isinstance(top_k, int) and top_k >= 1, name, "top_k", "None or an int, at least 1", top_k)
     shape = (*logits.shape[:dim], *logits.shape[dim + 1 :])
     if noise is None:
         key = key_from(generator, device=logits.device) if key is None else key

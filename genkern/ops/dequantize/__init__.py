@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import KERNEL_DTYPES, check, check_floating
+from .._checks import KERNEL_DTYPES, check, check_floating, check_key, check_noise
 from .._library import LIBRARY, Op, define_op, wide_dtype
 from ..random import key_from
 from . import noise as drawn
@@ -96,15 +96,11 @@ def dequantize(
         margin = min(4 * torch.finfo(wide_dtype(dtype)).eps / (1 - 2 * alpha), 0.25 / levels)
     if noise is not None:
         check(key is None and generator is None, "dequantize", "noise", "alone, without key or generator", "both")
-        check_floating("dequantize", "noise", noise)
-        check(noise.shape == x.shape, "dequantize", "noise", f"of the shape of x {list(x.shape)}", noise.shape)
+        check_noise("dequantize", noise, "x", x)
         return reference.dequantize(x, noise, levels, alpha, margin, dtype)
     if key is None:
         key = key_from(generator, device=x.device)
-    check(isinstance(key, Tensor), "dequantize", "key", "an int64 tensor", type(key).__name__, TypeError)
-    check(key.dtype == torch.int64, "dequantize", "key", "an int64 tensor", key.dtype, TypeError)
-    check(key.dim() == 0, "dequantize", "key", "one key, of shape []", key.shape)
-    check(key.device == x.device, "dequantize", "key", f"on {x.device}", key.device)
+    check_key("dequantize", key, x.device)
     return _call(_dequantize, (x, key), (levels, alpha, margin, dtype, sample_offset), impl)
 
 
@@ -160,6 +156,9 @@ def logit_transform(y: Tensor, alpha: float = 0.05, *, inverse: bool = False) ->
     Returns:
         ``z`` like ``y``, and ``log_det`` in nats, ``[B]``, float32 or wider. Plain PyTorch: all derivatives.
 
+    Raises:
+        ValueError, TypeError: if an argument cannot be used.
+
     >>> z, log_det = logit_transform(torch.full((1, 2), 0.5))
     >>> z
     tensor([[0., 0.]])
@@ -181,6 +180,12 @@ def bits_per_dim(log_prob: Tensor, dims: int) -> Tensor:
     Args:
         log_prob: nats, of any shape.
         dims: :math:`D`, the number of dimensions of one sample, as ``x[0].numel()``.
+
+    Returns:
+        Bits per dimension, like ``log_prob``.
+
+    Raises:
+        ValueError: if ``dims`` is less than 1.
 
     >>> y, log_det = dequantize(torch.zeros(2, 5, dtype=torch.uint8), 256)
     >>> bits_per_dim(log_det, 5)  # density 1 on the unit cube

@@ -84,11 +84,12 @@ def row_lstm(x: Tensor, weight: Tensor, *, impl: str = "auto") -> Tensor:
     return _run(x, weight, "rows", impl)
 
 
-def _check(function: str, x: Tensor, weight: Tensor) -> list[Tensor]:
+def _check(function: str, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    x, weight = promote(function, x=x, weight=weight)
     check(x.dim() == 4 and x.shape[1] % 4 == 0 and x.shape[1] > 0, function, "x", "[B, 4h, H, W]", x.shape)
     fits = weight.dim() == 3 and weight.shape[:2] == (x.shape[1], x.shape[1] // 4)
     check(fits, function, "weight", "[4h, h, taps]", (weight.shape, "x is", x.shape))
-    return promote(function, x=x, weight=weight)
+    return x, weight
 
 
 def _run(x: Tensor, weight: Tensor, order: str, impl: str) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._checks import check, check_floating, promote
+from .._checks import check, check_key, check_noise, promote
 from .._library import define_op, wide_dtype
-from ..q_sample.coefficients import check_key, check_timesteps, of_samples
+from ..q_sample.coefficients import check_timesteps, of_samples
 from ..random import normal
 from . import noise as drawn
 from . import reference
@@ -96,13 +96,11 @@ def diffusion_loss(
 
     of_x0, of_noise = _target(output, alpha, sigma, prediction_type, target, timesteps)
     if noise is None:
-        check_key("diffusion_loss", key, output)  # type: ignore[arg-type]
+        check_key("diffusion_loss", key, output.device)  # type: ignore[arg-type]
     if noise is not None or impl == "torch":
         if noise is None:
             noise = normal(key, output.shape, sample_offset=sample_offset)  # type: ignore[arg-type]
-        check_floating("diffusion_loss", "noise", noise)
-        check(noise.shape == output.shape, "diffusion_loss", "noise", f"of the shape of output {list(output.shape)}",
-              noise.shape)  # fmt: skip
+        check_noise("diffusion_loss", noise, "output", output)
         output, x0, noise = (tensor.to(of_x0.dtype) for tensor in (output, x0, noise))
         loss = reference.diffusion_loss(output, x0, of_x0, of_noise, noise)
     else:

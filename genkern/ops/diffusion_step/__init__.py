@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import check, check_floating, promote
 from .._library import LIBRARY, define_op, wide_dtype
 from ..random import key_from
 from . import noise as drawn
@@ -177,7 +177,9 @@ def diffusion_step(
         _check_per_sample("step", step, x)
     check(sample_offset >= 0, "diffusion_step", "sample_offset", "at least 0", sample_offset)
     if threshold is not None:
+        check_floating("diffusion_step", "threshold", threshold)
         check(threshold.shape == shape[:1], "diffusion_step", "threshold", f"[{shape[0]}]", threshold.shape)
+        check(threshold.device == x.device, "diffusion_step", "threshold", f"on {x.device}", threshold.device)
         threshold = threshold.detach().to(coefficients.dtype)
     low, high = _bounds(clip)
     absent = x.new_empty(0)
@@ -213,6 +215,8 @@ def _into(out: Tensor | None, out_x0: Tensor | None, arguments: list, impl: str)
     for name, given in (("out", out), ("out_x0", out_x0)):
         if given is None:
             continue
+        if not isinstance(given, Tensor):
+            check(False, "diffusion_step", name, "a tensor", type(given).__name__, TypeError)
         if given.shape != x.shape:
             _refuse_shape(name, given, x)
         if given.dtype != x.dtype or given.device != x.device:
@@ -233,13 +237,14 @@ def _table(coefficients: Tensor, x: Tensor, step: Tensor | None) -> Tensor:
     """[rows, 9] in the dtype of the arithmetic."""
     width = len(COLUMNS)
     if isinstance(coefficients, Tensor) and step is None and coefficients.shape == (width,):  # nearly always
-        if coefficients.device == x.device:
+        if coefficients.device == x.device and coefficients.is_floating_point():
             dtype = wide_dtype(x.dtype)
             return (coefficients if coefficients.dtype == dtype else coefficients.to(dtype)).unsqueeze(0)
     check(isinstance(coefficients, Tensor), "diffusion_step", "coefficients", "a tensor", type(coefficients).__name__,
           TypeError)  # fmt: skip
+    check(coefficients.is_floating_point(), "diffusion_step", "coefficients", "floating", coefficients.dtype, TypeError)
     fits = coefficients.dim() in (1, 2) and coefficients.shape[-1] == width
-    rows = 1 if coefficients.dim() == 1 else coefficients.shape[0]
+    rows = 1 if coefficients.dim() < 2 else coefficients.shape[0]
     if step is None:
         wanted = f"[{width}] or [B, {width}] with B = {x.shape[0]}"
         fits = fits and (coefficients.dim() == 1 or rows in (1, x.shape[0]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import broadcasts, check, promote
 from .._library import define_op, wide_dtype
-from ..q_sample.coefficients import check_timesteps
+from ..q_sample.coefficients import check_timesteps, rows_of
 from . import reference
 from .coefficients import vlb_coefficients
 
@@ -87,8 +87,7 @@ def discretized_gaussian(
     check(x.dim() >= 1, "discretized_gaussian", "x", "[B, *]", x.shape)
     _check_bins("discretized_gaussian", levels, cdf)
     for name, value in (("mean", mean), ("log_std", log_std)):
-        aligned = zip(reversed(value.shape), reversed(x.shape), strict=False)
-        fits = value.dim() <= x.dim() and all(size in (1, wanted) for size, wanted in aligned)
+        fits = broadcasts(value.shape, x.shape)
         check(fits, "discretized_gaussian", name, "broadcastable to x", (value.shape, "x is", x.shape))
     return _bins(x, mean.expand_as(x), log_std.expand_as(x), levels, cdf, impl=impl)
 
@@ -165,7 +164,7 @@ def vlb_term(
         check(impl == "torch" or not torch.is_grad_enabled(), "vlb_term", "coefficients",
               "without gradient, or impl='torch'", "one that requires it")  # fmt: skip
     if timesteps is not None:
-        coefficients = coefficients.index_select(0, timesteps)
+        coefficients = rows_of("vlb_term", "coefficients", coefficients, timesteps)
     coefficients = coefficients.to(wide_dtype(x0.dtype))
     op = _fixed_term if variance is None else _term
     return op(x0, x_t, output, *rest, coefficients, clip_denoised, levels, cdf, impl=impl)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check
+from .._checks import check, check_floating
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned", "learned_range")
@@ -33,6 +33,9 @@ def vlb_coefficients(
     Returns:
         ``[T, 8]``, float64: rounded once, where it is used.
 
+    Raises:
+        ValueError, TypeError: if an argument cannot be used.
+
     Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 8-15.
 
     >>> alphas_cumprod = torch.linspace(0.999, 0.01, 10, dtype=torch.float64)
@@ -43,6 +46,7 @@ def vlb_coefficients(
     fits = isinstance(alphas_cumprod, Tensor) and alphas_cumprod.dim() == 1 and len(alphas_cumprod) >= 2
     came = getattr(alphas_cumprod, "shape", type(alphas_cumprod).__name__)
     check(fits, function, "alphas_cumprod", "a tensor [T], T >= 2", came)
+    check_floating(function, "alphas_cumprod", alphas_cumprod)
     for argument, value, known in (
         ("prediction_type", prediction_type, PREDICTION_TYPES),
         ("variance_type", variance_type, VARIANCE_TYPES),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import broadcasts, check, promote
 from .._library import define_op, wide_dtype
 from . import reference
 
@@ -72,16 +71,11 @@ def gaussian_kl(
                   TypeError)  # fmt: skip
             value = mean.new_full((), float(number))  # type: ignore[arg-type]
         if value.shape != mean.shape:
-            fits = _broadcasts(value.shape, mean.shape)
+            fits = broadcasts(value.shape, mean.shape)
             check(fits, "gaussian_kl", name, "broadcastable to mean", (value.shape, "mean is", mean.shape))
             value = value.expand_as(mean)
         full.append(value)
     return _op(*full, impl=impl)
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    aligned = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in aligned)
 
 
 __all__ = ["gaussian_kl"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import broadcasts, check, promote
 from .._library import define_op
 from . import reference
 
@@ -58,18 +57,13 @@ def gaussian_log_prob(
     check(x.dim() >= 1, "gaussian_log_prob", "x", "[B, *]", x.shape)
     for name, value in given.items():
         if value is not None:
-            fits = _broadcasts(value.shape, x.shape)
+            fits = broadcasts(value.shape, x.shape)
             check(fits, "gaussian_log_prob", name, "broadcastable to x", (value.shape, "x is", x.shape))
     if not parameters:
         return _standard(x, impl=impl)
     full = iter(parameter.expand_as(x) for parameter in parameters)
     mean, log_std = (x.new_zeros(()).expand_as(x) if value is None else next(full) for value in given.values())
     return _op(x, mean, log_std, impl=impl)
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    aligned = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in aligned)
 
 
 __all__ = ["gaussian_log_prob"]

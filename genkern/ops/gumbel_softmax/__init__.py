@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check, check_floating
+from .._checks import check, check_floating, check_key
 from .._library import define_op
 from ..random import key_from
 from . import noise as drawn
@@ -71,10 +71,7 @@ def gumbel_softmax(
     check(sample_offset >= 0, name, "sample_offset", "at least 0", sample_offset)
     if key is None:
         key = key_from(generator, device=logits.device)
-    check(isinstance(key, Tensor), name, "key", "an int64 tensor", type(key).__name__, TypeError)
-    check(key.dtype == torch.int64, name, "key", "an int64 tensor", key.dtype, TypeError)
-    check(key.dim() == 0, name, "key", "one key, of shape []", key.shape)
-    check(key.device == logits.device, name, "key", f"on {logits.device}", key.device)
+    check_key(name, key, logits.device)
     shape = logits.shape[0], logits.shape[1:dim].numel(), logits.shape[dim], logits.shape[dim + 1 :].numel()
     flat = logits.contiguous().reshape(shape)
     return _op(flat, key, float(temperature), hard, sample_offset, impl=impl).reshape(logits.shape)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import check, check_key, check_noise, promote
 from .._library import LIBRARY, define_op, wide_dtype
 from ..random import key_from
 from . import noise as drawn
@@ -116,18 +116,20 @@ def langevin_step(
     check(sample_offset >= 0, "langevin_step", "sample_offset", "at least 0", sample_offset)
     low, high = None, None
     if clamp is not None:
+        pair = isinstance(clamp, tuple | list) and len(clamp) == 2
+        check(pair, "langevin_step", "clamp", "None or a pair (low, high)", clamp)
         low, high = (None if bound is None else float(bound) for bound in clamp)
         check(low is None or high is None or low <= high, "langevin_step", "clamp", "(low, high) in order", clamp)
-    scale = _doubled_root("langevin_step", step) if scale is None else scale
-    a, b = _coefficient("step", step, x), _coefficient("scale", scale, x)
+    a = _coefficient("step", step, x)
+    b = _coefficient("scale", _doubled_root("langevin_step", a) if scale is None else scale, x)
     bounds = (clamp_grad, low, high, order == "noise-first")
     if noise is not None:
         check(key is None and generator is None, "langevin_step", "noise", "alone, without key or generator", "both")
-        check(noise.shape == x.shape, "langevin_step", "noise", f"of the shape of x {list(x.shape)}", noise.shape)
+        check_noise("langevin_step", noise, "x", x)
     else:
         if key is None:
             key = key_from(generator, device=x.device)
-        _check_key("langevin_step", key, x)
+        check_key("langevin_step", key, x.device)
     tensors = [value for value in (a, b) if isinstance(value, Tensor)]
     if out is not None:
         _check_out(out, x, grad, *tensors)
@@ -196,7 +198,7 @@ def langevin_snr_step(
     alpha = _coefficient("alpha", alpha, x, "langevin_snr_step")
     if key is None:
         key = key_from(generator, device=x.device)
-    _check_key("langevin_snr_step", key, x)
+    check_key("langevin_snr_step", key, x.device)
     grad_norm, noise_norm = _norms(grad.detach(), key, sample_offset, impl=impl)
     if not per_sample:
         grad_norm, noise_norm = grad_norm.mean(), noise_norm.mean()
@@ -215,6 +217,9 @@ def _doubled_root(function: str, step: Coefficient) -> Coefficient:
 def _coefficient(argument: str, value: Coefficient, x: Tensor, function: str = "langevin_step") -> Coefficient:
     """A float, or a tensor in the arithmetic type."""
     if not isinstance(value, Tensor):
+        if not isinstance(value, int | float):
+            number = hasattr(value, "__float__")
+            check(number, function, argument, "a tensor or a number", type(value).__name__, TypeError)
         return float(value)
     check(value.is_floating_point(), function, argument, "a floating tensor", value.dtype, TypeError)
     check(value.device == x.device, function, argument, f"on {x.device}", value.device)
@@ -226,15 +231,6 @@ def _coefficient(argument: str, value: Coefficient, x: Tensor, function: str = "
 def _plain(x: Tensor, grad: Tensor, z: Tensor, a: Coefficient, b: Coefficient, bounds: tuple[Any, ...]) -> Tensor:
     wide = wide_dtype(x.dtype)
     return reference.langevin_step(x.to(wide), grad.to(wide), z.to(wide), a, b, *bounds).to(x.dtype)
-
-
-def _check_key(function: str, key: Any, x: Tensor) -> None:
-    if isinstance(key, Tensor) and key.dtype == torch.int64 and key.dim() == 0 and key.device == x.device:
-        return
-    check(isinstance(key, Tensor), function, "key", "an int64 tensor", type(key).__name__, TypeError)
-    check(key.dtype == torch.int64, function, "key", "an int64 tensor", key.dtype, TypeError)
-    check(key.dim() == 0, function, "key", "one key, of shape []", key.shape)
-    check(key.device == x.device, function, "key", f"on {x.device}", key.device)
 
 
 def _check_out(out: Tensor, x: Tensor, *inputs: Tensor) -> None:

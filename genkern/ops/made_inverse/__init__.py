@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def made_inverse(
     check(activation in reference.ACTIVATIONS, "made_inverse", "activation", f"one of {tuple(reference.ACTIVATIONS)}",
           repr(activation))  # fmt: skip
     check(scale in SCALES, "made_inverse", "scale", f"one of {SCALES}", repr(scale))
-    check(bound > 0, "made_inverse", "bound", "positive", bound)
+    check(0 < bound < math.inf, "made_inverse", "bound", "positive and finite", bound)
     wide = wide_dtype(z.dtype)
     x, log_det = _op(
         *(tensor.to(wide) for tensor in (z, weight, bias, offset)), list(hidden), list(starts), list(order),

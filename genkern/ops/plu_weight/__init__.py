@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import check, check_floating, promote
 from .._library import define_op
 from . import reference
 
@@ -48,6 +48,7 @@ def plu_weight(p: Tensor, lower: Tensor, upper: Tensor, log_s: Tensor, sign_s: T
     tensor([[0., 2.],
             [3., 0.]])
     """
+    check_floating("plu_weight", "log_s", log_s)
     nothing = torch.zeros_like(log_s)
     return _call("plu_weight", p, lower, upper, log_s, sign_s, nothing, nothing, impl)[0]
 
@@ -101,6 +102,7 @@ def _call(
     bias: Tensor,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check(isinstance(p, Tensor), function, "p", "an int64 tensor", type(p).__name__, TypeError)
     floating = promote(function, lower=lower, upper=upper, log_s=log_s, sign_s=sign_s, log_scale=log_scale, bias=bias)
     check_square(function, "lower", lower)
     channels = lower.shape[:1]
@@ -113,7 +115,16 @@ def _call(
 
 
 def plu_factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The arguments of `plu_weight` that give ``weight``, ``[C, C]``: for an initial value. Computed in float64.
+    """The arguments of `plu_weight` that give a weight: for an initial value. Computed in float64.
+
+    Args:
+        weight: ``[C, C]``; where it is singular, ``log_s`` has -inf.
+
+    Returns:
+        ``p``, ``lower``, ``upper``, ``log_s`` and ``sign_s``; all but ``p``, int64, in the dtype of ``weight``.
+
+    Raises:
+        ValueError, TypeError: if ``weight`` is not a square floating matrix.
 
     >>> p, lower, upper, log_s, sign_s = plu_factors(torch.eye(3))
     >>> log_s

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check, check_floating
+from .._checks import check, check_floating, check_key, check_noise
 from .._library import LIBRARY, _on_device, define_op
 from ..random import key_from, normal
 from . import noise as drawn
 from . import reference
-from .coefficients import check_key, check_timesteps, of_samples
+from .coefficients import check_timesteps, of_samples
 
 _op = define_op(
     "q_sample",
@@ -93,15 +93,15 @@ def q_sample(
     check_timesteps("q_sample", timesteps, x0)
     alpha = of_samples("q_sample", "alpha", alpha, x0, timesteps)
     sigma = of_samples("q_sample", "sigma", sigma, x0, timesteps)
+    if noise is not None:
+        check_noise("q_sample", noise, "x0", x0)
     if out is not None:
         _check_out(out, x0, alpha, sigma, noise)
     if noise is not None:
         check(key is None and generator is None, "q_sample", "noise", "alone, without key or generator", "both")
-        check_floating("q_sample", "noise", noise)
-        check(noise.shape == x0.shape, "q_sample", "noise", f"of the shape of x0 {list(x0.shape)}", noise.shape)
     else:
         key = key_from(generator, device=x0.device) if key is None else key
-        check_key("q_sample", key, x0)
+        check_key("q_sample", key, x0.device)
         if out is not None and impl == "auto":
             torch.ops.genkern.q_sample_out(x0, alpha, sigma, key, sample_offset, out)
             return out

@@ -21,10 +21,21 @@ def of_samples(function: str, argument: str, value: Tensor | float, x: Tensor, t
     check(value.device == x.device, function, argument, f"on {x.device}", value.device)
     if timesteps is not None:
         check(value.dim() == 1, function, argument, "a table [T], as timesteps are given", value.shape)
-        return value.index_select(0, timesteps).to(dtype)
+        return rows_of(function, argument, value, timesteps).to(dtype)
     fits = value.dim() == 0 or value.shape == x.shape[:1]
     check(fits, function, argument, f"[] or [B] = {list(x.shape[:1])}", value.shape)
     return value.to(dtype).expand(x.shape[0])
+
+
+def rows_of(function: str, argument: str, table: Tensor, timesteps: Tensor) -> Tensor:
+    """The rows of a table at some timesteps; one that it does not have is named on a CPU, elsewhere torch asserts."""
+    try:
+        return table.index_select(0, timesteps)
+    except (IndexError, RuntimeError) as error:
+        if table.device.type != "cpu" or torch.compiler.is_compiling():
+            raise
+        wanted = f"in [0, {len(table)}), as the table {argument} has {len(table)} rows"
+        raise ValueError(f"{function}: timesteps must be {wanted}; got {timesteps.tolist()}.") from error
 
 
 def check_timesteps(function: str, timesteps: Tensor | None, x: Tensor) -> None:
@@ -35,10 +46,3 @@ def check_timesteps(function: str, timesteps: Tensor | None, x: Tensor) -> None:
     check(integer, function, "timesteps", "int64 or int32", timesteps.dtype, TypeError)
     check(timesteps.shape == x.shape[:1], function, "timesteps", f"[B] = {list(x.shape[:1])}", timesteps.shape)
     check(timesteps.device == x.device, function, "timesteps", f"on {x.device}", timesteps.device)
-
-
-def check_key(function: str, key: Tensor, x: Tensor) -> None:
-    check(isinstance(key, Tensor), function, "key", "an int64 tensor", type(key).__name__, TypeError)
-    check(key.dtype == torch.int64, function, "key", "an int64 tensor", key.dtype, TypeError)
-    check(key.dim() == 0, function, "key", "one key, of shape []", key.shape)
-    check(key.device == x.device, function, "key", f"on {x.device}", key.device)

@@ -45,6 +45,13 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Tensor:
 
     Args:
         seed: any integer in [-2^63, 2^64); equal modulo 2^64 is equal.
+        device: None: the default device.
+
+    Returns:
+        The key, int64, [].
+
+    Raises:
+        ValueError, TypeError: if `seed` is not such an integer.
 
     >>> key(42)
     tensor(42)
@@ -56,6 +63,16 @@ def key_from(generator: torch.Generator | None = None, *, device: torch.device |
     """Draws a key on the device from a generator, or from the device's default one; no host synchronisation.
 
     Under `torch.compile` only the default generator can be used (a generator is not an input of a graph).
+
+    Args:
+        generator: None: the default generator of the device.
+        device: of the key; None: that of the generator, or the default device.
+
+    Returns:
+        A key, int64, [].
+
+    Raises:
+        ValueError, TypeError: if `generator` is none, or of another kind of device.
 
     >>> a = key_from(torch.Generator().manual_seed(0))
     >>> b = key_from(torch.Generator().manual_seed(0))
@@ -88,6 +105,9 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
     Returns:
         Keys of the broadcast shape, on the device of `key`; computed there, without synchronisation.
 
+    Raises:
+        ValueError, TypeError: if `key` or `data` cannot be used.
+
     >>> fold_in(key(0), 1) == fold_in(key(0), torch.tensor([1, 2]))
     tensor([ True, False])
     """
@@ -101,7 +121,17 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
 
 
 def split(key: Tensor, num: int = 2) -> Tensor:
-    """Derives `num` independent keys, [num], from one; none of them equals any that `fold_in` gives.
+    """Derives independent keys from one; none of them equals any that `fold_in` gives.
+
+    Args:
+        key: one key, [].
+        num: how many.
+
+    Returns:
+        Keys, int64, ``[num]``.
+
+    Raises:
+        ValueError, TypeError: if `key` is not one key, or `num` less than 1.
 
     >>> first, second = split(key(0))
     """
@@ -158,12 +188,20 @@ def uniform(
     sample_offset: int = 0,
     impl: str = "auto",
 ) -> Tensor:
-    r"""Uniform numbers in the open interval (0, 1); see `normal` for the arguments and for what they depend on.
+    r"""Uniform numbers in the open interval (0, 1), which depend on the same as those of `normal`.
 
     .. math:: x_{s,e} = (\lfloor w / 2^9 \rfloor + 1/2)\, 2^{-23}, \qquad
               w = \mathrm{Philox}_{key}(\lfloor e / 4 \rfloor, 0, s)_{e \bmod 4}
 
-    In bfloat16 and float16 a number that would round to 1 becomes the largest one below.
+    Args:
+        key, shape, dtype, sample_offset, impl: as for `normal`.
+
+    Returns:
+        A contiguous tensor on the device of `key`. In bfloat16 and float16 a number that would round to 1 is the
+        largest one below.
+
+    Raises:
+        ValueError, TypeError: as `normal`.
 
     >>> x = uniform(key(0), (8, 3))
     >>> bool((x > 0).all() and (x < 1).all())

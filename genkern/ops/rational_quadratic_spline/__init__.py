@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import check, check_mask, promote
 from .._library import define_op
 from . import reference
 
@@ -25,7 +25,17 @@ _op = define_op(
 
 
 def spline_parameters(bins: int, tails: str | None = "linear") -> int:
-    """P, the numbers that describe one spline: K widths, K heights, and K - 1, K or K + 1 slopes.
+    """How many numbers describe one spline: K widths, K heights, and K - 1, K or K + 1 slopes.
+
+    Args:
+        bins: K.
+        tails: ``"linear"``, ``"circular"`` or None, as for `rational_quadratic_spline`.
+
+    Returns:
+        The number of channels that a network must give for each element.
+
+    Raises:
+        ValueError: if there are no bins, or for other tails.
 
     >>> spline_parameters(8), spline_parameters(8, "circular"), spline_parameters(8, None)
     (23, 24, 25)
@@ -104,7 +114,7 @@ def rational_quadratic_spline(
     check(tails in TAILS, op, "tails", f"one of {TAILS}", repr(tails))
     check(layout in LAYOUTS, op, "layout", f"one of {LAYOUTS}", repr(layout))
     check(bins >= 1, op, "bins", "at least 1", bins)
-    check(bound > 0, op, "bound", "positive", bound)
+    check(0 < bound < math.inf, op, "bound", "positive and finite", bound)
     check(0 < min_bin < 1 / bins, op, "min_bin", f"between 0 and 1 / bins = {1 / bins:.4g}", min_bin)
     check(0 < min_slope < 1, op, "min_slope", "between 0 and 1", min_slope)
     _check_shapes(op, x, params, mask, spline_parameters(bins, tails))
@@ -127,9 +137,7 @@ def _check_shapes(op: str, x: Tensor, params: Tensor, mask: Tensor | None, count
         return
     fits = shape[1] == count * x.shape[1]
     check(fits, op, "params", f"of {count} * C channels under a mask", (shape, "x is", x.shape))
-    check(mask.shape == x.shape[1:], op, "mask", "of the shape of one sample", (mask.shape, "x is", x.shape))
-    check(mask.device == x.device, op, "mask", "on the device of x", mask.device)
-    check(not mask.is_floating_point(), op, "mask", "bool or uint8", mask.dtype, TypeError)
+    check_mask(op, mask, x.shape[1:], x.device)
 
 
 __all__ = ["rational_quadratic_spline", "spline_parameters"]

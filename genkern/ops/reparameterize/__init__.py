@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import broadcasts, check, check_key, promote
 from .._library import define_op, wide_dtype
 from ..random import key_from
 from . import noise as drawn
@@ -91,26 +91,18 @@ def reparameterize(
     check(logvar.shape == mean.shape, name, "logvar", "of the shape of mean", (logvar.shape, "mean is", mean.shape))
     for argument, value in given.items():
         if value is not None:
-            fits = _broadcasts(value.shape, mean.shape)
+            fits = broadcasts(value.shape, mean.shape)
             check(fits, name, argument, "broadcastable to mean", (value.shape, "mean is", mean.shape))
     check(kl in KL, name, "kl", f"one of {KL}", repr(kl))
     check(sample_offset >= 0, name, "sample_offset", "at least 0", sample_offset)
     if key is None:
         key = key_from(generator, device=mean.device)
-    check(isinstance(key, Tensor), name, "key", "an int64 tensor", type(key).__name__, TypeError)
-    check(key.dtype == torch.int64, name, "key", "an int64 tensor", key.dtype, TypeError)
-    check(key.dim() == 0, name, "key", "one key, of shape []", key.shape)
-    check(key.device == mean.device, name, "key", f"on {mean.device}", key.device)
+    check_key(name, key, mean.device)
     if not parameters:
         return _unit(mean, logvar, key, kl == "element", sample_offset, impl=impl)
     full = iter(parameter.expand_as(mean) for parameter in parameters)
     prior = [mean.new_zeros(()).expand_as(mean) if value is None else next(full) for value in given.values()]
     return _prior(mean, logvar, *prior, key, kl == "element", sample_offset, impl=impl)
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    aligned = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in aligned)
 
 
 __all__ = ["reparameterize"]

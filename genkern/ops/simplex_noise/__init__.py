@@ -66,16 +66,22 @@ def simplex_noise(
     (torch.Size([3, 32, 48]), True)
     """
     function = "simplex_noise"
-    seeds = torch.as_tensor(seeds)
+    try:
+        seeds = torch.as_tensor(seeds)
+    except (RuntimeError, TypeError, ValueError):
+        check(False, function, "seeds", "int64 numbers", type(seeds).__name__, TypeError)
     check(seeds.dtype == torch.int64, function, "seeds", "int64", seeds.dtype, TypeError)
     check(seeds.dim() == 1, function, "seeds", "[B]", seeds.shape)
+    pair = isinstance(size, tuple | list) and len(size) == 2
+    check(pair, function, "size", "a height and a width", size)
     height, width = size
     check(height >= 0 and width >= 0, function, "size", "a height and a width", size)
-    check(octaves >= 1, function, "octaves", "at least 1", octaves)
+    check(isinstance(octaves, int) and octaves >= 1, function, "octaves", "an int, at least 1", octaves)
     check(frequency > 0, function, "frequency", "positive", frequency)
     check(dtype.is_floating_point, function, "dtype", "floating", dtype, TypeError)
     if t is not None:
         check(isinstance(t, Tensor), function, "t", "a tensor", type(t).__name__, TypeError)
+        check(not t.is_complex(), function, "t", "real", t.dtype, TypeError)
         check(t.shape == seeds.shape, function, "t", f"[B] = {list(seeds.shape)}", t.shape)
         check(t.device == seeds.device, function, "t", f"on {seeds.device}", t.device)
         t = t.detach().to(torch.float64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .._checks import check, promote
+from .._checks import check, check_mask, promote
 from .._library import define_op, wide_dtype
 from . import reference
 
@@ -110,7 +110,7 @@ def vq_assign(
     (tensor([1, 0, 0]), tensor([2, 1]))
     """
     name = "vq_assign"
-    x, codebook = promote(name, x=x.detach(), codebook=codebook.detach())
+    x, codebook = (tensor.detach() for tensor in promote(name, x=x, codebook=codebook))
     check(x.dim() >= 1, name, "x", "[*, D]", x.shape)
     check(codebook.dim() in (2, 3), name, "codebook", "[K, D] or [heads, K, D]", codebook.shape)
     check(codebook.shape[-2] >= 1, name, "codebook", "of at least one code", codebook.shape)
@@ -125,9 +125,7 @@ def vq_assign(
     check(not second or codebook.shape[-2] >= 2, name, "codebook", "of two codes, where second is", codebook.shape)
     places = (*x.shape[:dim], *x.shape[dim + 1 :])
     if mask is not None:
-        check(tuple(mask.shape) == places, name, "mask", f"{list(places)}", mask.shape)
-        check(mask.device == x.device, name, "mask", f"on {x.device}", mask.device)
-        check(not mask.is_floating_point(), name, "mask", "bool or uint8", mask.dtype, TypeError)
+        check_mask(name, mask, places, x.device)
     x = x.unflatten(dim, (heads, features))
     if metric == "cosine":
         wide = wide_dtype(x.dtype)
