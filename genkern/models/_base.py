@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from .._files import write_atomically, write_json
@@ -133,7 +134,26 @@ class GenerativeModel(nn.Module):
 
 
 def as_batch(batch: Batch | Tensor) -> Batch:
+    """A batch as it is, or samples as a batch without labels."""
     return Batch(batch) if isinstance(batch, Tensor) else batch
+
+
+def labels_of_samples(
+    model: str, classes: int | None, n: int, y: Tensor | int | None, device: torch.device, sample_offset: int = 0
+) -> Tensor | None:
+    """Labels ``[n]`` of samples: those given, or the classes in turn; None for a model without classes."""
+    if classes is None:
+        if y is not None:
+            raise ValueError(f"{model}: y must be None, since the model has no classes; got {y}.")
+        return None
+    if y is None:
+        return (sample_offset + torch.arange(n, device=device)) % classes
+    y = torch.as_tensor(y, device=device)
+    if y.dim() > 1 or (y.dim() == 1 and len(y) != n) or y.is_floating_point():
+        raise ValueError(f"{model}: y must be integers, [{n}] or []; got {y.dtype} {list(y.shape)}.")
+    if bool(((y < 0) | (y >= classes)).any()):
+        raise ValueError(f"{model}: y must be in [0, {classes}); got {y.tolist()}.")
+    return y.long().expand(n)
 
 
 def describe(folder: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 from ... import random
 from ...nn.autoregressive import Progress, cached, is_traceable, jacobi, naive
-from .._base import Batch, GenerativeModel, Loss, as_batch
+from .._base import Batch, GenerativeModel, Loss, as_batch, labels_of_samples
 
 METHODS = ("auto", "cached", "wavefront", "jacobi", "naive")
 
@@ -188,19 +188,7 @@ class AutoregressiveModel(GenerativeModel):
 
     def labels(self, n: int, y: Tensor | int | None, device: torch.device, sample_offset: int = 0) -> Tensor | None:
         """Labels ``[n]``: those given, or the classes in turn; None for a model without classes."""
-        name, classes = type(self).__name__, self.config.classes
-        if classes is None:
-            if y is not None:
-                raise ValueError(f"{name}: y must be None, since the model has no classes; got {y}.")
-            return None
-        if y is None:
-            return (sample_offset + torch.arange(n, device=device)) % classes
-        y = torch.as_tensor(y, device=device)
-        if y.dim() > 1 or (y.dim() == 1 and len(y) != n) or y.is_floating_point():
-            raise ValueError(f"{name}: y must be integers, [{n}] or []; got {y.dtype} {list(y.shape)}.")
-        if bool(((y < 0) | (y >= classes)).any()):
-            raise ValueError(f"{name}: y must be in [0, {classes}); got {y.tolist()}.")
-        return y.expand(n)
+        return labels_of_samples(type(self).__name__, self.config.classes, n, y, device, sample_offset)
 
     def canvas(
         self, n: int, device: torch.device, given: Tensor | None, mask: Tensor | None, first_row: int

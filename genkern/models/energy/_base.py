@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ... import ops, random
 from ...nn import CNF, ResidualMLP, UNet
 from ...nn.flows.replay import noise_of
-from .._base import GenerativeModel
+from .._base import GenerativeModel, labels_of_samples
 
 TIME, NOISE, LABELS, START, STEPS, PROBES = range(6)  # folded into a key: what it draws
 
@@ -123,19 +123,7 @@ class DiffusionModel(GenerativeModel):
 
     def labels(self, n: int, y: Tensor | int | None, device: torch.device, sample_offset: int = 0) -> Tensor | None:
         """Labels ``[n]`` of samples: those given, or the classes in turn; None for a model without classes."""
-        name, classes = type(self).__name__, self.config.classes
-        if classes is None:
-            if y is not None:
-                raise ValueError(f"{name}: y must be None, since the model has no classes; got {y}.")
-            return None
-        if y is None:
-            return (sample_offset + torch.arange(n, device=device)) % classes
-        y = torch.as_tensor(y, device=device)
-        if y.dim() > 1 or (y.dim() == 1 and len(y) != n) or y.is_floating_point():
-            raise ValueError(f"{name}: y must be integers, [{n}] or []; got {y.dtype} {list(y.shape)}.")
-        if bool(((y < 0) | (y >= classes)).any()):
-            raise ValueError(f"{name}: y must be in [0, {classes}); got {y.tolist()}.")
-        return y.long().expand(n)
+        return labels_of_samples(type(self).__name__, self.config.classes, n, y, device, sample_offset)
 
     def guided(self, x: Tensor, t: Tensor, y: Tensor | None, guidance: float) -> tuple[Tensor, Tensor | None]:
         """The network's output and, where guidance asks for it, its output without labels, in one call."""

@@ -49,6 +49,9 @@ class Prior(nn.Module):
 class StandardNormal(Prior):
     """Independent normal components of mean 0 and deviation 1; the context is ignored.
 
+    Args:
+        shape: that of one latent.
+
     >>> prior = StandardNormal((3, 8, 8))
     >>> prior.log_prob(prior.sample(4, key=random.key(0))).shape
     torch.Size([4])
@@ -71,9 +74,17 @@ class StandardNormal(Prior):
 
 
 class StandardLogistic(Prior):
-    """Independent logistic components of mean 0 and scale 1; the context is ignored.
+    r"""Independent logistic components of mean 0 and scale 1; the context is ignored.
+
+    .. math:: \log p(z) = -\sum \ln(1 + e^{z}) + \ln(1 + e^{-z})
+
+    Args:
+        shape: that of one latent.
 
     Dinh et al. 2014 (arXiv:1410.8516), section 3.4.
+
+    >>> StandardLogistic((2,)).log_prob(torch.zeros(1, 2))  # 2 ln 1/4
+    tensor([-2.7726])
     """
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -122,8 +133,12 @@ class _Gaussians(Prior):
         """One sample of the Gaussian of each index."""
         shape = (len(index), *self.shape)
         noise = random.normal(random.split(key)[1], shape, dtype=dtype, sample_offset=sample_offset)
-        mean, log_std = self.mean[index].to(dtype), self.log_std[index].to(dtype)
+        mean, log_std = (parameter.to(dtype) for parameter in self._of(index))
         return mean + temperature * log_std.exp() * noise
+
+    def _of(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-deviation of the Gaussian of each index; a negative one is an error, not the last one's."""
+        return self.mean.index_select(0, index), self.log_std.index_select(0, index)
 
 
 class MixtureOfGaussians(_Gaussians):
@@ -207,7 +222,7 @@ class ClassConditionalGaussian(_Gaussians):
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:
             return self.marginal(z)
-        return ops.gaussian_log_prob(z, self.mean[context], self.log_std[context])
+        return ops.gaussian_log_prob(z, *self._of(context))
 
     def sample(
         self,
