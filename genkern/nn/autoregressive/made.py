@@ -15,9 +15,16 @@ ORDERS = ("natural", "reversed", "random")
 
 
 class MaskedLinear(nn.Linear):
-    """A linear map without the connections that its mask, ``[out, in]``, leaves out.
+    """A linear map without some of its connections.
 
     What is left out has no gradient and is never multiplied, so that whatever stands there cannot leak, not even NaN.
+
+    Args:
+        mask: ``[out, in]``, true for the connections that there are.
+
+    >>> layer = MaskedLinear(torch.tensor([[True, False]]))
+    >>> layer(torch.tensor([[0.0, 7.0]])) == layer.bias
+    tensor([[True]])
     """
 
     mask: Tensor

@@ -59,6 +59,7 @@ class MaskedConv2d(nn.Module):
         mask: ``"A"`` in the first layer, ``"B"`` after it.
         sub_pixels, layout: see `sub_pixel_of`; 3 for R, G, B.
         in_parts, out_parts: parts of the channels that each have the layout: 2 for the halves of a gate.
+        bias: add a number to each output channel.
 
     Raises:
         ValueError: for channels that do not divide into sub-pixels, even kernels, or an unknown mask.
@@ -182,8 +183,10 @@ class VerticalConv2d(nn.Module):
     """A convolution over whole rows: those above, and the row itself where its values know the rows above alone.
 
     Args:
+        in_channels, out_channels: of the picture.
         kernel_size: odd; ``kernel_size // 2`` rows above, each of its full width.
         strict: leave out the row itself, as the first layer of a vertical stack must.
+        bias: add a number to each output channel.
 
     van den Oord et al. 2016 (arXiv:1606.05328), section 2.2: stacked, such layers see all rows above, without the
     blind spot of masked convolutions.
@@ -228,9 +231,11 @@ class CausalConv1d(nn.Module):
     .. math:: y_t = b + \sum_{k=0}^{K-1} W_k\, x_{t - k d - s}, \qquad s = 1 \text{ for type A, else } 0
 
     Args:
+        in_channels, out_channels: of the sequence.
         kernel_size: how many taps; all of them are live.
         dilation: steps between them; layers of dilation 1, 2, 4, … see twice as far with each.
         mask: ``"A"`` leaves out the present (the first layer), ``"B"`` has it.
+        bias: add a number to each output channel.
 
     van den Oord et al. 2016 (arXiv:1609.03499), section 2.1.
 

@@ -20,6 +20,7 @@ class ShiftedConv2d(nn.Module):
         stride: 1, or 2 to halve the resolution.
         transposed: double the resolution instead (with stride 2).
         down, right: rows and columns by which the result is shifted: what a first layer must not see.
+        bias: add a number to each output channel.
 
     Salimans et al. 2017 (arXiv:1701.05517), section 2.3 and figure 2; "down shifted" and "down right shifted" there.
 

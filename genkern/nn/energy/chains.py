@@ -132,6 +132,11 @@ def annealed_langevin(
 def noise_levels(largest: float, smallest: float, count: int) -> list[float]:
     """A geometric sequence that shrinks from one noise level to the other.
 
+    Args:
+        largest: where it begins: about the largest distance between two samples of the data.
+        smallest: where it ends.
+        count: how many.
+
     >>> noise_levels(4.0, 1.0, 3)
     [4.0, 2.0, 1.0]
     """
@@ -151,7 +156,16 @@ def tuned_step(sigmas: Sequence[float], steps: int) -> float:
     .. math:: \frac{s_T^2}{\sigma_i^2} = (1 - r)^{2T} \left(\gamma^2 - \frac{2r}{1 - (1-r)^2}\right)
               + \frac{2r}{1 - (1-r)^2}, \qquad r = \epsilon / \sigma_L^2, \quad \gamma = \sigma_{i-1} / \sigma_i
 
-    and the step is the one that brings this nearest to 1. Song & Ermon 2020 (arXiv:2006.09011), proposition 4.
+    and the step is the one that brings this nearest to 1.
+
+    Args:
+        sigmas: the noise levels, falling, as of `noise_levels`.
+        steps: :math:`T`, at each of them.
+
+    Song & Ermon 2020 (arXiv:2006.09011), proposition 4.
+
+    >>> 0 < tuned_step(noise_levels(50.0, 0.01, 200), steps=5) < 1e-4
+    True
     """
     if len(sigmas) < 2:
         raise ValueError(f"tuned_step: sigmas must be two or more; got {list(sigmas)}.")

@@ -54,6 +54,10 @@ class ResidualEnergy(nn.Module):
         blocks: residual blocks of a stage.
         spectral: bounds the Lipschitz constant of every convolution by a power iteration, in training mode.
         pool: ``"sum"`` or ``"mean"`` over sites.
+
+    >>> import torch
+    >>> ResidualEnergy((3, 8, 8), channels=(8, 16), blocks=1)(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 1])
     """
 
     def __init__(

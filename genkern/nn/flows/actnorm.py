@@ -18,6 +18,10 @@ class ChannelAffine(Flow):
         channels: size of dimension 1 of the input.
         form: ``"scale_then_shift"`` (``e^s x + b``) or ``"shift_then_scale"`` (``e^s (x + b)``).
         bias: without it the map is a pure scaling, as the last layer of NICE.
+
+    >>> z, log_det = ChannelAffine(6)(torch.randn(8, 6, 4, 4))
+    >>> log_det[0]
+    tensor(0., grad_fn=<SelectBackward0>)
     """
 
     def __init__(self, channels: int, *, form: str = "scale_then_shift", bias: bool = True):
@@ -43,8 +47,18 @@ class ActNorm(ChannelAffine):
     """Activation normalisation: a channel affine whose first training batch comes out with mean 0 and deviation 1.
 
     That happens once, in training mode and in the density direction only: never when sampling, in evaluation or after
-    a state dict was loaded. Under several processes the statistics are those of the global batch. ``eps`` is added to
-    the deviation, so that a constant channel stays finite. Kingma & Dhariwal 2018 (arXiv:1807.03039), section 3.1.
+    a state dict was loaded. Under several processes the statistics are those of the global batch.
+
+    Args:
+        channels: size of dimension 1 of the input.
+        form: as for `ChannelAffine`.
+        eps: added to the deviation, so that a constant channel stays finite.
+
+    Kingma & Dhariwal 2018 (arXiv:1807.03039), section 3.1.
+
+    >>> z, log_det = ActNorm(3)(5 + 2 * torch.randn(64, 3))
+    >>> torch.allclose(z.mean(0), torch.zeros(3), atol=1e-5), torch.allclose(z.std(0, correction=0), torch.ones(3))
+    (True, True)
     """
 
     initializes_from_data = True

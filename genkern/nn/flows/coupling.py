@@ -89,8 +89,15 @@ class AffineCoupling(_Coupling):
 class AdditiveCoupling(_Coupling):
     """One part of the channels drives a shift of the other; see `genkern.ops.additive_coupling`.
 
-    The network returns one number for each transformed position; the other arguments are those of `AffineCoupling`.
+    Args:
+        network: reads the passive part (and the context) and returns one number for each transformed position.
+        flip, mask, transformed: as for `AffineCoupling`.
+
     Volume is preserved. Dinh et al. 2014 (arXiv:1410.8516), section 3.2.
+
+    >>> z, log_det = AdditiveCoupling(nn.Linear(3, 3))(torch.randn(8, 6))
+    >>> log_det.detach()
+    tensor([0., 0., 0., 0., 0., 0., 0., 0.])
     """
 
     def __init__(
@@ -112,6 +119,11 @@ class AdditiveCoupling(_Coupling):
 
 
 def checkerboard(channels: int, height: int, width: int, *, flip: bool = False) -> Tensor:
-    """``[C, H, W]``, True on the squares where row + column is even (odd with ``flip``)."""
+    """A mask for couplings: ``[channels, height, width]``, True where row + column is even (odd with ``flip``).
+
+    >>> checkerboard(1, 2, 2)
+    tensor([[[ True, False],
+             [False,  True]]])
+    """
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
     return ((rows + columns) % 2 == int(flip)).expand(channels, height, width).clone()

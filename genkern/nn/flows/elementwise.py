@@ -16,9 +16,9 @@ from ... import ops
 
 
 class ElementwiseTransform(Protocol):
-    """What couplings and autoregressive flows ask of the map that they drive."""
+    """What couplings and autoregressive flows ask of the map that they drive: `AffineTransform` and its like."""
 
-    parameters: int
+    parameters: int  # raw numbers for each element
 
     def __call__(self, x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]: ...
 

@@ -21,6 +21,15 @@ class Flow(nn.Module):
 
     A layer with small matrices lists them in `free_weights` and `matrices`, and then takes ``log_abs_dets=`` in
     `forward` and ``inverses=`` in `inverse`: the outermost container computes them for the whole model in one call.
+
+    >>> class Double(Flow):
+    ...     def forward(self, x, context=None):
+    ...         return 2 * x, torch.full((len(x),), x[0].numel() * 0.6931)
+    ...
+    ...     def inverse(self, z, context=None):
+    ...         return z / 2, torch.full((len(z),), z[0].numel() * -0.6931)
+    >>> float(Double().reconstruction_error(torch.randn(2, 3)))
+    0.0
     """
 
     initializes_from_data = False
@@ -78,7 +87,15 @@ class Flow(nn.Module):
 
 
 class Inverse(Flow):
-    """A flow run backwards: its sampling direction becomes the density direction."""
+    """A flow run backwards: its sampling direction becomes the density direction.
+
+    Args:
+        flow: the flow.
+
+    >>> from genkern.nn import Squeeze
+    >>> Inverse(Squeeze())(torch.randn(2, 12, 4, 4))[0].shape
+    torch.Size([2, 3, 8, 8])
+    """
 
     def __init__(self, flow: Flow):
         super().__init__()

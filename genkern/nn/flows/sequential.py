@@ -42,6 +42,7 @@ class FlowSequential(Flow):
     All free 1x1 convolutions inside take their log-determinants from one call per forward of the outermost container,
     and their inverses from one call per inverse.
 
+    >>> from genkern.nn import ActNorm, InvertibleConv1x1
     >>> flow = FlowSequential(ActNorm(4), InvertibleConv1x1(4), policy="invert")
     >>> z, log_det = flow(torch.randn(8, 4, 2, 2))
     """

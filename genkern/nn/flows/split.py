@@ -27,6 +27,10 @@ class Split(Flow):
         rest: a flow that keeps the shape of the first half, and sees the context; None for the identity.
 
     Dinh et al. 2017 (arXiv:1605.08803), eq. 14-16; the learned prior as in Kingma & Dhariwal 2018 (arXiv:1807.03039).
+
+    >>> z, log_det = Split(nn.Conv2d(2, 4, 1))(torch.randn(8, 4, 3, 3))
+    >>> z.shape
+    torch.Size([8, 4, 3, 3])
     """
 
     def __init__(self, prior: nn.Module | None = None, rest: Flow | None = None):

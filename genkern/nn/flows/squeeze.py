@@ -9,7 +9,14 @@ from .flow import Flow, no_volume
 
 
 class Squeeze(Flow):
-    """``[B, C, H, W] -> [B, 4C, H/2, W/2]``; see `genkern.ops.squeeze`."""
+    """``[B, C, H, W] -> [B, 4C, H/2, W/2]``; see `genkern.ops.squeeze`.
+
+    Args:
+        layout: the order of the new channels: ``"channel_major"`` or ``"ordered"``.
+
+    >>> Squeeze()(torch.randn(2, 3, 8, 8))[0].shape
+    torch.Size([2, 12, 4, 4])
+    """
 
     def __init__(self, *, layout: str = "channel_major"):
         super().__init__()
@@ -23,7 +30,14 @@ class Squeeze(Flow):
 
 
 class Unsqueeze(Flow):
-    """``[B, 4C, H, W] -> [B, C, 2H, 2W]``; undoes `Squeeze`."""
+    """``[B, 4C, H, W] -> [B, C, 2H, 2W]``; undoes `Squeeze`.
+
+    Args:
+        layout: that of `Squeeze`.
+
+    >>> Unsqueeze()(torch.randn(2, 12, 4, 4))[0].shape
+    torch.Size([2, 3, 8, 8])
+    """
 
     def __init__(self, *, layout: str = "channel_major"):
         super().__init__()
@@ -37,7 +51,14 @@ class Unsqueeze(Flow):
 
 
 class Flatten(Flow):
-    """``[B, *shape] -> [B, D]``."""
+    """``[B, *shape] -> [B, D]``.
+
+    Args:
+        shape: of one sample, for the way back.
+
+    >>> Flatten((3, 8, 8))(torch.randn(2, 3, 8, 8))[0].shape
+    torch.Size([2, 192])
+    """
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()

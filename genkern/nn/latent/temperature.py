@@ -6,7 +6,15 @@ import math
 
 
 def exponential_temperature(step: int, *, start: float = 1.0, rate: float = 3e-5, minimum: float = 0.5) -> float:
-    r""":math:`\max(\tau_{\min}, \tau_0 e^{-r t})`. Jang et al. 2017 (arXiv:1611.01144), section 4.2.
+    r""":math:`\max(\tau_{\min}, \tau_0 e^{-r t})`.
+
+    Args:
+        step: :math:`t`.
+        start: :math:`\tau_0`.
+        rate: :math:`r`.
+        minimum: :math:`\tau_{\min}`.
+
+    Jang et al. 2017 (arXiv:1611.01144), section 4.2.
 
     >>> [round(exponential_temperature(step, rate=1e-3), 3) for step in (0, 100, 10_000)]
     [1.0, 0.905, 0.5]
@@ -16,7 +24,13 @@ def exponential_temperature(step: int, *, start: float = 1.0, rate: float = 3e-5
 
 
 def linear_temperature(step: int, *, start: float = 1.0, minimum: float = 0.5, steps: int = 10_000) -> float:
-    """From ``start`` straight down to ``minimum`` in so many steps, and constant from there.
+    """From one temperature straight down to another, and constant from there.
+
+    Args:
+        step: of training.
+        start: at step 0.
+        minimum: from step ``steps`` on.
+        steps: how long it takes.
 
     >>> [linear_temperature(step, steps=100) for step in (0, 50, 1000)]
     [1.0, 0.75, 0.5]

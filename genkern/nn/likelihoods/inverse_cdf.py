@@ -77,6 +77,11 @@ def histogram_inverse_cdf(logits: Tensor, u: Tensor, edges: Tensor | None = None
 def softmax(scores: Tensor, dim: int = -1, temperature: float = 1.0) -> Tensor:
     """Weights :math:`e^{s_i / T} / \\sum e^{s_j / T}`; at temperature 0 all is on the largest (the first of equals).
 
+    Args:
+        scores: any shape.
+        dim: over which the weights sum to 1.
+        temperature: ``T``, not negative.
+
     >>> softmax(torch.tensor([1.0, 3.0, 3.0]), temperature=0.0)
     tensor([0., 1., 0.])
     """

@@ -59,6 +59,10 @@ class PixelLikelihood(nn.Module):
 class CategoricalPixels(PixelLikelihood):
     r"""A softmax over the levels of every sub-pixel: ``L`` parameters each, those of one sub-pixel in a row.
 
+    Args:
+        channels: of the pictures.
+        levels: ``L``, values of a pixel.
+
     >>> head = CategoricalPixels(1, levels=17)
     >>> head.log_prob(torch.zeros(2, 17, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)) / -64  # ln 17 a pixel
     tensor([2.8332, 2.8332])
@@ -81,6 +85,10 @@ class CategoricalPixels(PixelLikelihood):
 
 class BernoulliPixels(PixelLikelihood):
     r"""A logit for every sub-pixel of binary pictures: :math:`\log p = \sum \log \sigma(\pm l)`.
+
+    Args:
+        channels: of the pictures.
+        levels: 2.
 
     >>> head = BernoulliPixels(1)
     >>> head.log_prob(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.uint8))  # 4 ln 1/2
@@ -177,7 +185,19 @@ HEADS: dict[str, type[PixelLikelihood]] = {
 
 
 def pixel_likelihood(name: str, channels: int, levels: int) -> PixelLikelihood:
-    """``"categorical"``, ``"bernoulli"``, ``"logistic"`` or ``"mixture"``."""
+    """A distribution of pixels by name.
+
+    Args:
+        name: ``"categorical"``, ``"bernoulli"``, ``"logistic"`` or ``"mixture"``.
+        channels: of the pictures.
+        levels: values of a pixel.
+
+    Raises:
+        ValueError: for another name, or channels or levels that the distribution does not have.
+
+    >>> pixel_likelihood("logistic", 1, 256)
+    DiscretizedLogistic(channels=1, levels=256)
+    """
     if name not in HEADS:
         raise ValueError(f"pixel_likelihood: name must be one of {sorted(HEADS)}; got {name!r}.")
     return HEADS[name](channels, levels)

@@ -46,6 +46,19 @@ class Codebook(nn.Module):
     keep the codebook of one, bit for bit. Nothing waits for the device. The update happens in ``forward`` in training;
     activation checkpointing, which runs that twice, must not contain it.
 
+    Args:
+        dim: D, features of a code.
+        codebook_size: K.
+        heads: codebooks side by side.
+        decay, eps: :math:`\gamma` and :math:`\epsilon`.
+        kmeans_init, kmeans_iters: begin with the means of the first batch's clusters, after so many iterations.
+        threshold_ema_dead_code: below which count a code is dead; 0: none is.
+        reset_cluster_size: the count of a revived code; None: that threshold.
+        use_cosine_sim: codes of length 1, found by the cosine.
+        learnable_codebook: codes are a parameter; with ``ema_update`` statistics move them as well.
+        ema_update, manual_ema_update: whether codes follow the statistics; and whether `update_ema` is the caller's.
+        sync: add up statistics over processes; None: where there are several.
+
     van den Oord et al. 2017 (arXiv:1711.00937), appendix A.1; revival as Dhariwal et al. 2020 (arXiv:2005.00341).
     """
 

@@ -28,6 +28,7 @@ class ResidualVQ(nn.Module):
         quantize_dropout: in training, leave out the levels after a random one, of ``quantize_dropout_cutoff_index`` or
             more, rounded up to a multiple of ``quantize_dropout_multiple_of`` levels.
         accept_image_fmap: maps ``[B, D, H, W]``.
+        return_zeros_for_masked_padding: else masked places keep their input.
         quant_grad_frac: how much of the gradient of a code reaches the levels before it.
         vq_kwargs: of every `VectorQuantize`.
 
