@@ -66,7 +66,6 @@ interpreter: build  # in a process of its own: kernels become interpreted ones w
 
 smoke: build  # the demo's job, ten seconds of it
 	@rm -rf $(VENV)/smoke
-	@rm -rf $(VENV)/smoke
 	$(PY) -m genkern train glow-small --data digits --steps 20 --out $(VENV)/smoke
 
 # -- make gpu ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 try:
     import typer
 except ImportError:
-    raise SystemExit("genkern's command line needs typer and rich: pip install 'genkern[train]'") from None
+    raise SystemExit(
+        "genkern's command line needs typer and rich: pip install 'genkern[train]'\n"
+        "Without them: python -c 'import genkern; print(genkern.info())', and python -m genkern.bench"
+    ) from None
 
 from ._errors import Diverged, Interrupted
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Deep generative models on fast, exact kernels: train them, sample from them, measure them.",
+    epilog="An error is one line; with GENKERN_DEBUG=1 in the environment its trace is shown, too.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -137,6 +141,8 @@ def sample(
 
     if n < 1:
         raise ValueError(f"--n must be positive, got {n}.")
+    if not temperature >= 0:
+        raise ValueError(f"--temperature must not be negative, got {temperature}.")
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out must end in .png or .npy, got {out}.")
     if device == "auto":

@@ -175,6 +175,8 @@ def test_a_model_with_classes_is_trained_and_sampled_by_label(genkern_command, t
         (["train", "toy-pixels", "--precision", "8"], "--precision must be one of 32, bf16, 16, 64, got '8'."),
         (["train", "toy-pixels", "--device", "cdua"], "--device must be auto, cpu, cuda, cuda:N or mps, got 'cdua'."),
         (["train", "toy-pixels", "--set", "levels"], "--set takes NAME=VALUE, got 'levels'."),
+        (["train", "toy-pixels", "--set", "optics=3"], "toy-pixels: optics must be toy_model.Optics | None; got 3."),
+        (["sample", "nowhere", "--temperature", "-1"], "--temperature must not be negative, got -1.0."),
         (["train", "toy-pixels", "--steps", "many"], "'--steps'"),
         (["train", "toy-pixels", "--bath-size", "3"], "--batch-size"),
         (["train"], "genkern train --help"),
@@ -251,7 +253,9 @@ def test_missing_packages_are_named_with_what_installs_them():
     block = "import sys; sys.modules['typer'] = None; sys.argv = ['genkern', 'models']; import genkern.cli"
     result = python(block)
     assert result.returncode == 1
-    assert result.stderr == "genkern's command line needs typer and rich: pip install 'genkern[train]'\n"
+    needs, without = result.stderr.splitlines()
+    assert needs == "genkern's command line needs typer and rich: pip install 'genkern[train]'"
+    assert "print(genkern.info())" in without
 
 
 def test_training_without_fabric_says_what_to_install(genkern_command, monkeypatch):

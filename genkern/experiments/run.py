@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -89,12 +90,18 @@ class Run:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint once the new one is complete and on the disk."""
-        write_atomically(self.checkpoint, lambda path: torch.save(state, path))
+        try:
+            write_atomically(self.checkpoint, lambda path: torch.save(state, path))
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(f"{self.checkpoint} could not be written: {str(error).splitlines()[0]}") from error
 
     def load_state(self) -> dict[str, Any] | None:
         if not self.checkpoint.exists():
             return None
-        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise OSError(f"{self.checkpoint} could not be read, so the run cannot go on: {error}") from error
 
 
 def _jsonable(config: Any) -> Any:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import typing
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from .._names import unknown
-from ._base import Batch, GenerativeModel, Loss, Player, as_batch, config_from_dict, describe
+from ._base import Batch, GenerativeModel, Loss, Player, as_batch, config_from_dict, describe, fits
 
 __all__ = ["Batch", "GenerativeModel", "Loss", "Player", "as_batch", "build", "load", "presets", "recipe", "register"]
 
@@ -64,7 +65,7 @@ class Preset(NamedTuple):
 
 
 def register(module: str) -> None:
-    """Adds a module of your own, by its dotted path: its presets can be built, trained and loaded by name."""
+    """Adds a ``module`` of your own, by its dotted path: its presets can be built, trained and loaded by name."""
     if module not in MODULES:
         MODULES.append(module)
 
@@ -82,7 +83,14 @@ def presets() -> dict[str, Preset]:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """How a preset is best trained: fields of `genkern.experiments.TrainConfig`, which has defaults for the others."""
+    """How a preset is best trained.
+
+    Args:
+        name: of the preset.
+
+    Returns:
+        Fields of `genkern.experiments.TrainConfig`, which has defaults for the others.
+    """
     found: dict[str, Any] = {}
     for path in MODULES:
         found |= getattr(importlib.import_module(path), "RECIPES", {}).get(name, {})
@@ -90,20 +98,40 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def build(name: str, **overrides: Any) -> GenerativeModel:
-    """A new model from a preset, with fields of its config replaced; ``shape`` and ``levels`` are those of the data.
+    """A new model from a preset.
+
+    Args:
+        name: of the preset; `presets` has them all.
+        overrides: fields of its config to replace; ``shape`` and ``levels`` are those of the data.
 
     Raises:
-        ValueError: for an unknown preset or field, with the nearest right one.
+        ValueError: for an unknown preset or field, with the nearest right one; for a value of another type than the
+            field's, or one of which no model can be made.
+
+    >>> build("glow-small", hidden=32).config.hidden
+    32
     """
     known = presets()
     if name not in known:
         raise unknown("model", name, known)
     model, config = known[name]
+    hints = typing.get_type_hints(type(config))
     fields = {field.name for field in dataclasses.fields(config)}
-    for field in overrides:
+    for field, value in list(overrides.items()):
         if field not in fields:
             raise unknown(f"option of {name}", field, fields)
-    return model(dataclasses.replace(config, **overrides))
+        if not fits(hints[field], value):
+            wanted = hints[field].__name__ if hints[field] in (bool, int, float, str) else hints[field]
+            raise ValueError(f"{name}: {field} must be {wanted}; got {value!r}.")
+        if isinstance(value, list):
+            overrides[field] = tuple(value)
+    try:
+        return model(dataclasses.replace(config, **overrides))
+    except (RuntimeError, TypeError, ArithmeticError) as error:  # of layers that were asked for -3 channels
+        if not overrides:
+            raise
+        changed = ", ".join(f"{field}={value!r}" for field, value in overrides.items())
+        raise ValueError(f"{name} cannot be built with {changed}: {error}") from error
 
 
 def load(folder: str | Path) -> GenerativeModel:

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -110,7 +112,8 @@ class GenerativeModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         description = {"model": type(self).__name__, "config": dataclasses.asdict(self.config)}
         metadata = {"genkern": json.dumps(description)}
-        write_atomically(folder / WEIGHTS, lambda path: from_torch.save_model(self, str(path), metadata))
+        with _as_os_error(f"{folder / WEIGHTS} could not be written"):
+            write_atomically(folder / WEIGHTS, lambda path: from_torch.save_model(self, str(path), metadata))
         write_json(folder / CONFIG, description)
 
     @classmethod
@@ -164,7 +167,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise ValueError(f"load: {folder} holds no saved model (no {WEIGHTS}).")
-    with safe_open(str(path), framework="pt") as file:
+    with _as_os_error(f"{path} could not be read"), safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
     if "genkern" not in metadata:
         raise ValueError(f"load: {path} was not written by genkern.")
@@ -189,8 +192,32 @@ def _revive(hint: Any, value: Any) -> Any:
     return tuple(_revive(None, item) for item in value) if isinstance(value, list) else value
 
 
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of the type that a field of a config is declared to have."""
+    members = typing.get_args(hint)
+    if _union_members(hint):
+        return any(fits(member, value) for member in members)
+    if typing.get_origin(hint) is tuple:
+        each = members[:1] * len(value) if members[-1] is ... and isinstance(value, tuple | list) else members
+        return isinstance(value, tuple | list) and len(value) == len(each) and all(map(fits, each, value))
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
 def _union_members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+
+
+@contextmanager
+def _as_os_error(what: str) -> Iterator[None]:
+    """A full disk or a broken file as the error that it is; safetensors has one of its own, derived from none."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{what}: {error}") from error
 
 
 def _safetensors() -> Any:

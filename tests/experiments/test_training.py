@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -191,6 +192,22 @@ def test_a_run_is_not_overwritten_and_another_not_resumed(uninterrupted):
     for resume in (False, True):
         with pytest.raises(FileExistsError, match=r"another run \(lr is 0.05 there, 0.01 here\)"):
             train(other, uninterrupted, device="cpu", resume=resume)
+
+
+def test_a_checkpoint_that_cannot_be_written_or_read_is_an_error_of_the_system(tmp_path):
+    run = Run(tmp_path)
+    run.save_state({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # what a full disk is to torch.save
+    try:
+        with pytest.raises(OSError, match="checkpoint.pt could not be written"):
+            run.save_state({"weights": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert run.load_state() == {"step": 1} and [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    run.checkpoint.write_bytes(b"half")
+    with pytest.raises(OSError, match="checkpoint.pt could not be read"):
+        run.load_state()
 
 
 def test_lines_that_a_kill_cut_short_are_forgotten(tmp_path):

@@ -1,12 +1,16 @@
 """The protocol of models and their registry."""
 
 import json
+import re
+import resource
+import typing
 
 import pytest
 import torch
 from toy_model import Config, Optics, Pixels
 
 from genkern import models
+from genkern.models._base import fits
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +68,53 @@ def test_capabilities_are_what_the_class_defines():
 def test_build_replaces_fields_of_a_preset():
     model = models.build("toy-pixels", shape=(3, 4, 4), levels=256)
     assert model.config == Config(shape=(3, 4, 4), levels=256)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"levels": "17"}, "toy-pixels: levels must be int | None; got '17'"),
+        ({"levels": 2.5}, "toy-pixels: levels must be int | None; got 2.5"),
+        ({"shape": 8}, "toy-pixels: shape must be tuple[int, ...]; got 8"),
+        ({"shape": (1, 8.0, 8)}, "toy-pixels: shape must be tuple"),
+        ({"optics": 1}, "toy-pixels: optics must be toy_model.Optics | None; got 1"),
+        ({"levels": -3}, "toy-pixels cannot be built with levels=-3: .*negative"),
+    ],
+)
+def test_values_that_a_config_cannot_have_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=re.escape(message) if ".*" not in message else message):
+        models.build("toy-pixels", **overrides)
+
+
+def test_a_list_becomes_the_tuple_that_the_config_declares():
+    assert models.build("toy-pixels", shape=[3, 4, 4]).config.shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("name", models.presets())
+def test_every_preset_has_values_of_its_declared_types(name):
+    config = models.presets()[name].config
+    hints = typing.get_type_hints(type(config))
+    assert [field for field, value in vars(config).items() if not fits(hints[field], value)] == []
+
+
+def test_a_broken_file_of_weights_is_named(tmp_path):
+    trained().save(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(OSError, match="model.safetensors could not be read"):
+        models.load(tmp_path)
+
+
+def test_a_full_disk_is_an_error_of_the_system_that_leaves_the_old_model(tmp_path):
+    model = trained()
+    model.save(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written|too large"):
+            trained(Config(levels=30)).save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.equal(Pixels.load(tmp_path).logits, model.logits)
 
 
 def test_wrong_names_get_the_nearest_right_one(tmp_path):

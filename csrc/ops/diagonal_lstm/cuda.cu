@@ -5,8 +5,8 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include "../../common/torch.h"
 #include "block.h"
+#include "tensors.h"
 
 namespace genkern::diagonal_lstm {
 namespace {
@@ -56,15 +56,6 @@ struct Launch {
     threads = dim3(unsigned(std::clamp<int64_t>((items + 31) / 32 * 32, 32, THREADS)));
   }
 };
-
-Lattice lattice_of(const Tensor& x, const Tensor& weight, const std::string& order) {
-  return {x.size(1), x.size(2), weight.size(1), int(weight.size(2)), order == "diagonal"};
-}
-
-// The state is carried in float32 or wider, so half precision is widened as a whole and rounded once at the end.
-Tensor widened(const Tensor& tensor) {
-  return dense(tensor.scalar_type() == wide(tensor) ? tensor : torch::stable::to(tensor, wide(tensor)));
-}
 
 Tensor in_lattice(const Tensor& x, int64_t size) { return output(x, {x.size(0), x.size(1), x.size(2), size}); }
 

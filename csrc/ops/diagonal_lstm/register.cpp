@@ -1,7 +1,6 @@
 #include <memory>
 
-#include "../../common/torch.h"
-#include "diagonal_lstm.h"
+#include "tensors.h"
 
 namespace genkern::diagonal_lstm {
 namespace {
@@ -15,16 +14,9 @@ template <typename T>
 using Memory = std::unique_ptr<T[], Free>;
 template <typename T>
 Memory<T> memory(int64_t count) {  // aligned as the loops' vectors are
-  return Memory<T>(static_cast<T*>(std::aligned_alloc(64, size_t(count + 1) * sizeof(T) / 64 * 64 + 64)));
-}
-
-Lattice lattice_of(const Tensor& x, const Tensor& weight, const std::string& order) {
-  return {x.size(1), x.size(2), weight.size(1), int(weight.size(2)), order == "diagonal"};
-}
-
-// The state is carried in float32 or wider, so half precision is widened as a whole and rounded once at the end.
-Tensor widened(const Tensor& tensor) {
-  return dense(tensor.scalar_type() == wide(tensor) ? tensor : torch::stable::to(tensor, wide(tensor)));
+  T* const found = static_cast<T*>(std::aligned_alloc(64, size_t(count + 1) * sizeof(T) / 64 * 64 + 64));
+  STD_TORCH_CHECK(found, "diagonal_lstm: no memory for ", count, " elements");
+  return Memory<T>(found);
 }
 
 template <typename F>
