@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from . import random
 from .nn.autoregressive import Causality, Progress, Untraceable, cached, check_causality, jacobi, naive
+from .ops._checks import check_levels
 from .ops.causal_sample.reference import draw
 
 METHODS = ("cached", "wavefront", "jacobi", "naive")
@@ -85,6 +86,8 @@ def sample(
         raise ValueError("sample: given must be pixels, where some are not free; got None.")
     if given is not None and tuple(given.shape) != size:
         raise ValueError(f"sample: given must be {list(size)}; got {list(given.shape)}.")
+    if given is not None:
+        check_levels("sample", "given", given[..., ~free.to(given.device)], levels)
     free = free.to(key.device)
     x = torch.zeros(size, dtype=dtype, device=key.device)
     x = x if given is None else torch.where(free, x, given.to(x))

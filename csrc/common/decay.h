@@ -15,7 +15,7 @@ GENKERN_HD Decay<float> decay(float x) {
   x = x > 87.0f ? 87.0f : x;                             // NaN stays
   const float rounded = x * -1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum is an integer
   const float f = x * -1.44269504f - (rounded - 12582912.0f);
-  const float scale = bit_cast<float>((bit_cast<int>(rounded) << 23) + 0x3f800000);
+  const float scale = bit_cast<float>((bit_cast<uint32_t>(rounded) << 23) + 0x3f800000u);
   float p = 1.5461563553e-4f;  // (2^f - 1) / f, |f| <= 1/2
   p = p * f + 1.3390982251e-3f;
   p = p * f + 9.6180563794e-3f;

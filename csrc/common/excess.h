@@ -12,7 +12,7 @@ struct Exponential {
 
 GENKERN_HD Exponential<float> exponential(float d) {
   int n;
-  const float r = reduce_exp(d, -86.0f, 88.0f, &n), scale = bit_cast<float>((n + 127) << 23);
+  const float r = reduce_exp(d, -86.0f, 88.0f, &n), scale = power_of_two(n);
   const float tail = exp_tail(r) * r * r, power = scale * (tail + r + 1.0f);
   return {power, n == 0 ? tail : power - 1.0f - d};
 }

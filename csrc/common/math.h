@@ -8,10 +8,13 @@
 
 namespace genkern {
 
-// 2^n for n in [-252, 254], in two factors so that subnormal and infinite results are right.
+// 2^n for n in [-126, 128], of which the last is infinite; any bits for the n of a NaN, without signed overflow.
+GENKERN_HD float power_of_two(int n) { return bit_cast<float>(uint32_t(n + 127) << 23); }
+
+// value 2^n for n in [-252, 254], in two factors so that subnormal and infinite results are right.
 GENKERN_HD float scale_by_power_of_two(float value, int n) {
   const int half = n >> 1;
-  return value * bit_cast<float>((half + 127) << 23) * bit_cast<float>((n - half + 127) << 23);
+  return value * power_of_two(half) * power_of_two(n - half);
 }
 
 // x = n ln2 + r, |r| <= ln2 / 2; the argument is clamped to where the result is 0 or infinite.
@@ -45,7 +48,7 @@ GENKERN_HD float exp(float x) {
 GENKERN_HD float expm1_nonpositive(float x) {
   int n;
   const float r = reduce_exp(x, -40.0f, 1.0f, &n);
-  const float power = bit_cast<float>((n + 127) << 23);
+  const float power = power_of_two(n);
   const float y = power * (exp_tail(r) * r * r + r) + (power - 1.0f);
   return x == x ? y : x;
 }

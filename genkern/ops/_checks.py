@@ -66,6 +66,15 @@ def check_mask(function: str, mask: Any, shape: tuple[int, ...], device: torch.d
     check(mask.device == device, function, "mask", f"on {device}", mask.device)
 
 
+def check_levels(function: str, argument: str, pixels: Tensor, levels: int) -> None:
+    """Integer pixels in [0, levels), looked at by the host: for what happens once, not in a step."""
+    wanted = f"integers in [0, {levels})"
+    check(not pixels.is_floating_point(), function, argument, wanted, pixels.dtype, TypeError)
+    if pixels.numel():
+        low, high = (int(value) for value in pixels.aminmax())
+        check(0 <= low and high < levels, function, argument, wanted, f"from {low} to {high}")
+
+
 def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
     """Whether a tensor of one shape expands to another."""
     aligned = zip(reversed(shape), reversed(to), strict=False)

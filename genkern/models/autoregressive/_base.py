@@ -11,6 +11,7 @@ from torch.nn.functional import log_softmax
 
 from ... import random
 from ...nn.autoregressive import Progress, cached, is_traceable, jacobi, naive
+from ...ops._checks import check_levels
 from .._base import Batch, GenerativeModel, Loss, as_batch, labels_of_samples
 
 METHODS = ("auto", "cached", "wavefront", "jacobi", "naive")
@@ -210,6 +211,7 @@ class AutoregressiveModel(GenerativeModel):
             if mask.dtype != torch.bool or tuple(mask.shape) != shape[1:]:
                 raise ValueError(f"{name}: mask must be bool {list(shape[1:])}; got {mask.dtype} {list(mask.shape)}.")
             free &= ~mask.to(device)
+        check_levels(name, "given", given[..., ~free.to(given.device)], self.config.levels)
         return torch.where(free, x, given.to(x)), free
 
     @property
