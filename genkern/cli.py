@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 RUN_OPTIONS, MODEL_OPTIONS = "Run", "Optimisation"
+WIDE = 150  # columns that the table of layers needs
 DATA_HELP = "Data set: digits, mnist, patches8, patches32, photos8, photos32, eight-gaussians, checkerboard, two-moons."
 
 
@@ -241,10 +242,18 @@ def layers(
     if markdown:
         print(catalogue.markdown(), end="")
         return
-    table = Table(*catalogue.COLUMNS, header_style="bold", show_lines=True)
-    for row in catalogue.rows():
-        table.add_row(*row)
-    Console().print(table, highlight=False, markup=False)
+    console = Console()
+    if console.width >= WIDE:
+        table = Table(*catalogue.COLUMNS, header_style="bold", show_lines=True)
+        for row in catalogue.rows():
+            table.add_row(*row)
+        console.print(table, highlight=False, markup=False)
+        return
+    for name, *cells in catalogue.rows():
+        table = Table(title=name, title_justify="left", title_style="bold", box=None, show_header=False)
+        for column, cell in zip(catalogue.COLUMNS[1:], cells, strict=True):
+            table.add_row(column, cell)
+        console.print(table, highlight=False, markup=False)
 
 
 @app.command()

@@ -210,6 +210,14 @@ def test_models_are_listed_and_one_is_shown(genkern_command):
     assert "did you mean 'toy-pixels'" in genkern_command("models", "toy-pixel")[2]
 
 
+@pytest.mark.parametrize("columns", [80, 200])
+def test_layers_are_listed_at_any_width(genkern_command, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = genkern_command("layers")
+    assert code == 0 and "ActNorm" in out and "closed form" in out and "…" not in out
+    assert max(map(len, out.splitlines())) <= columns
+
+
 def test_info_prints_versions(genkern_command):
     code, out, _ = genkern_command("info")
     assert code == 0 and "torch" in out and genkern.__version__ in out

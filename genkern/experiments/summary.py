@@ -38,7 +38,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Writes ``summary.json``, ``samples.png``, ``curves.png``, and the pictures that the model has of its own."""
     model = model.to(device).eval()
-    root = random.key((run.read_config() or {}).get("seed", 0), device=device)
+    seed = (run.read_config() or {}).get("seed", 0)
+    root = random.key(seed, device=device)
     unit = metrics.unit(model)
     summary: dict[str, Any] = {
         "model": type(model).__name__,
@@ -50,6 +51,7 @@ def summarize(
         "baselines": baselines(data_set) if unit != "loss" else {},
     }
     if "reconstruct" in model.capabilities:
+        torch.manual_seed(seed)  # its noise may be the default generator's: the same after a run as after a resumed one
         summary["reconstruction"] = metrics.reconstruction_error(model, data_set.test)
     if "energy" in model.capabilities:
         key = random.fold_in(root, ENERGIES)

@@ -66,17 +66,21 @@ def train(
     for package in ("safetensors", "matplotlib"):  # not only when the run ends
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"training needs {package}: pip install 'genkern[train]'")
+    for name in ("shape", "levels"):
+        if name in config.options:
+            raise ValueError(f"--set {name}: it is that of the data, {config.data}.")
     data_set = data.load(config.data)
     torch.manual_seed(config.seed)  # initial weights
     model = models.build(config.model, shape=data_set.shape, levels=data_set.levels, **config.options)
     run = Run(out)
     run.check(config, resume)
     fabric = make_fabric(device, config.precision)
-    fabric.barrier()  # everyone has looked before the first one writes
-    if fabric.is_global_zero:
-        run.create(config, model.config)
     report = report if report is not None and fabric.is_global_zero else Silent()
     trainer = Trainer(config, data_set, model, fabric, run, report)
+    fabric.barrier()  # everyone has looked, and can train, before the first one writes
+    if fabric.is_global_zero:
+        run.create(config, model.config)
+        run.rewind(trainer.step)
     with stops_politely(trainer if fabric.world_size == 1 else None):
         trainer.fit()
     summary: dict[str, Any] = {}
@@ -120,8 +124,6 @@ class Trainer:
         self.average = Average(model, config.ema) if config.ema else None
         if state is not None:
             self._restore(state)
-        if fabric.is_global_zero:
-            run.rewind(self.step)
 
     # -- the loop -----------------------------------------------------------------------------------------------
 

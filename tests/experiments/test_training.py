@@ -236,7 +236,13 @@ def test_an_epoch_visits_every_sample_once_and_epochs_differ():
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     with pytest.raises(ValueError, match="--batch-size must be at most the 1350 training samples, got 2000"):
-        train(TrainConfig("toy-pixels", batch_size=2000), tmp_path, device="cpu")
+        train(TrainConfig("toy-pixels", batch_size=2000), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()  # so that the next try may have the same folder
+
+
+def test_the_shape_is_that_of_the_data(tmp_path):
+    with pytest.raises(ValueError, match="--set shape: it is that of the data, digits"):
+        train(TrainConfig("toy-pixels", options={"shape": (3, 8, 8)}), tmp_path, device="cpu")
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
