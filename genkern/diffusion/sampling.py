@@ -27,11 +27,15 @@ def sample(
 
     Args:
         model: of the sample, scaled as the scheduler wants it, and the timestep ``[]``.
-        scheduler: after `set_timesteps`.
+        scheduler: after `set_timesteps`; before it takes all steps of the training.
         shape: ``[B, *]``.
         key: from `genkern.random`, on the device; a sample depends on it and on its own index alone.
         sample_offset: index of the first sample, where this is a part of a larger batch.
+        dtype: of the samples.
         options: passed to every step.
+
+    Returns:
+        Samples, of ``shape``.
 
     >>> from genkern.diffusion.schedulers import DDIMScheduler
     >>> scheduler = DDIMScheduler()
