@@ -69,6 +69,15 @@ def test_a_constant_channel_stays_finite(x: torch.Tensor) -> None:
     assert z.isfinite().all() and log_det.isfinite().all() and layer.log_scale.grad.isfinite().all()
 
 
+def test_a_batch_of_nothing_or_of_other_channels_initialises_nothing() -> None:
+    layer = ActNorm(3)
+    assert layer(torch.zeros(0, 3))[0].shape == (0, 3) and not layer.initialized
+    with pytest.raises(ValueError, match=r"x must have 3 channels; got \[2, 4\]"):
+        layer(torch.randn(2, 4))
+    layer(torch.randn(2, 3))
+    assert layer.initialized
+
+
 def test_a_container_initialises_its_layers_in_sequence() -> None:
     network = torch.nn.Conv2d(2, 2, 3, padding=1)
     flow = FlowSequential(ActNorm(3), InvertibleConv1x1(3, actnorm=True), AffineCoupling(network), ActNorm(3)).eval()

@@ -18,6 +18,7 @@ from genkern.nn import (
     FlowSequential,
     Inverse,
     InvertibleConv1x1,
+    SplineCoupling,
     Split,
     Squeeze,
     Unsqueeze,
@@ -93,6 +94,28 @@ def test_a_coupling_reads_the_passive_half_only() -> None:
     moved = torch.where(MASK, x, x + torch.randn_like(x))
     assert torch.equal(layer.parameters_for(x, None), layer.parameters_for(moved, None))
     assert torch.equal(layer(x)[0][:, MASK], x[:, MASK])
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (
+            AffineCoupling(nn.Linear(2, 6)),
+            (8, 4),
+            "return 4 channels, 2 for each of the 2 transformed ones",
+        ),
+        (AdditiveCoupling(nn.Linear(2, 3)), (8, 4), "AdditiveCoupling: network must return 2 channels"),
+        (SplineCoupling(nn.Linear(2, 69)), (8, 4), "SplineCoupling: network must return 46 channels"),
+        (AffineCoupling(nn.Linear(1, 2)), (8, 1), "x must have channels of either kind"),
+        (Split(nn.Linear(2, 6)), (8, 4), "Split: prior must return 4 channels, 2 for each that leaves"),
+        (AffineCoupling(nn.Linear(2, 4), transformed=4), (8, 4), "of which 4 channels are transformed"),
+    ],
+)
+def test_no_channel_of_a_coupling_drives_itself(layer: Flow, shape: tuple[int, ...], message: str) -> None:
+    """The log-determinant would be that of another map."""
+    for direction in (layer, layer.inverse):
+        with pytest.raises(ValueError, match=message):
+            direction(torch.randn(shape))
 
 
 def test_a_coupling_hands_the_context_to_its_network() -> None:
@@ -221,6 +244,8 @@ def test_wrong_options_say_what_is_right() -> None:
         InvertibleConv1x1(3, actnorm=True, bias=True)
     with pytest.raises(ValueError, match="policy must be one of"):
         FlowSequential(policy="reverse")
+    with pytest.raises(TypeError, match="layers must be flows; got Linear"):
+        FlowSequential(nn.Linear(2, 2))
 
 
 # -- batch normalisation -----------------------------------------------------------------------------------------------

@@ -126,6 +126,23 @@ def test_a_new_class_conditional_prior_is_the_standard_normal() -> None:
         assert_close(prior.log_prob(z, labels), StandardNormal((3,)).log_prob(z))
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_latents_of_another_shape_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"z must be \['B', 3\]; got \[2, 4\]"):
+        PRIORS[name]((3,)).log_prob(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0]), torch.tensor([0.0, 1.0]), torch.tensor([[0], [1]])])
+def test_there_is_a_label_for_each_latent(labels: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"context must be labels \[2\]"):
+        PRIORS["classes"]((3,)).log_prob(torch.randn(2, 3), labels)
+
+
+def test_a_label_below_zero_is_not_one_counted_from_the_end() -> None:
+    with pytest.raises(IndexError):
+        PRIORS["classes"]((3,)).log_prob(torch.randn(2, 3), torch.tensor([0, -1]))
+
+
 @pytest.mark.parametrize(("prior", "name"), [(MixtureOfGaussians, "components"), (ClassConditionalGaussian, "classes")])
 def test_a_count_below_one_is_refused(prior: type[Prior], name: str) -> None:
     with pytest.raises(ValueError, match=f"{prior.__name__}: {name} must be at least 1; got 0"):

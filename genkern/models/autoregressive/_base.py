@@ -125,6 +125,8 @@ class AutoregressiveModel(GenerativeModel):
             progress: called now and then with how much is done and how much there is; places of a picture,
                 pictures, or steps of the wavefront.
         """
+        if not temperature >= 0:
+            raise ValueError(f"{type(self).__name__}: temperature must be 0 or more; got {temperature}.")
         labels = self.labels(n, y, key.device, sample_offset)
         noise = self.noise(n, key=key, sample_offset=sample_offset)
         x, free = self.canvas(n, key.device, given, mask, first_row)

@@ -305,6 +305,8 @@ class FlowModel(GenerativeModel):
     def _latents(
         self, n: int, key: Tensor, temperature: float, labels: Tensor | None, sample_offset: int = 0
     ) -> Tensor:
+        if not temperature >= 0:
+            raise ValueError(f"{type(self).__name__}: temperature must not be negative; got {temperature}.")
         return self.prior.sample(
             n, key=key, sample_offset=sample_offset, context=labels, temperature=temperature, dtype=self.dtype
         )

@@ -75,13 +75,15 @@ class ActNorm(ChannelAffine):
         return super().forward(x)
 
     def observe(self, x: Tensor) -> None:
-        """Sets the parameters from this batch if it is the first one in training."""
-        if self.training and self.pending:
+        """Sets the parameters from this batch if it is the first one in training, and there is something in it."""
+        if self.training and self.pending and (x.numel() > 0 or _several_processes()):
             self._initialize(x)
             self.pending = False
 
     @torch.no_grad()
     def _initialize(self, x: Tensor) -> None:
+        if x.shape[1] != self.log_scale.numel():
+            raise ValueError(f"ActNorm: x must have {self.log_scale.numel()} channels; got {list(x.shape)}.")
         mean, std = channel_statistics(x)
         log_scale = -torch.log(std + self.eps)
         bias = -mean if self.form == "shift_then_scale" else -mean * log_scale.exp()
@@ -114,6 +116,10 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _across_processes(total: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _several_processes():
         torch.distributed.all_reduce(total)
     return total
+
+
+def _several_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

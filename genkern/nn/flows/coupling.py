@@ -17,9 +17,10 @@ class _Coupling(Flow):
 
     mask: Tensor | None
 
-    def __init__(self, network: nn.Module, *, flip: bool, mask: Tensor | None, transformed: int | None):
+    def __init__(self, network: nn.Module, numbers: int, *, flip: bool, mask: Tensor | None, transformed: int | None):
         super().__init__()
         self.network, self.flip, self.transformed = network, flip, transformed
+        self.numbers = numbers  # that the network gives for each transformed element
         self.register_buffer("mask", None if mask is None else mask.bool(), persistent=False)
 
     def passive(self, x: Tensor) -> Tensor:
@@ -27,11 +28,28 @@ class _Coupling(Flow):
         mask = self.mask_for(x)
         if mask is not None:
             return x * mask.to(x.dtype)
-        active = x.shape[1] // 2 if self.transformed is None else self.transformed
+        active = self.active(x)
         return x[:, active:] if self.flip else x[:, : x.shape[1] - active]
 
+    def active(self, x: Tensor) -> int:
+        """How many channels are transformed, where there is no mask."""
+        active = x.shape[1] // 2 if self.transformed is None else self.transformed
+        if not 0 < active < x.shape[1]:
+            came = f"{list(x.shape)}, of which {active} channels are transformed"
+            raise ValueError(f"{type(self).__name__}: x must have channels of either kind; got {came}.")
+        return active
+
     def parameters_for(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return call(self.network, self.passive(x), context)
+        """What the network says; of more channels than are transformed, some would drive themselves."""
+        params = call(self.network, self.passive(x), context)
+        if self.mask is None and isinstance(params, Tensor) and params.dim() > 1:
+            wanted = self.numbers * self.active(x)
+            if params.shape[1] != wanted:
+                why = f"{self.numbers} for each of the {self.active(x)} transformed ones of {x.shape[1]}"
+                raise ValueError(
+                    f"{type(self).__name__}: network must return {wanted} channels, {why}; got {list(params.shape)}."
+                )
+        return params
 
     def mask_for(self, x: Tensor) -> Tensor | None:
         if self.mask is None:
@@ -71,7 +89,7 @@ class AffineCoupling(_Coupling):
         mask: Tensor | None = None,
         transformed: int | None = None,
     ):
-        super().__init__(network, flip=flip, mask=mask, transformed=transformed)
+        super().__init__(network, 2, flip=flip, mask=mask, transformed=transformed)
         self.options: dict[str, Any] = {"scale": scale, "bound": bound, "layout": layout, "flip": flip}
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -108,7 +126,7 @@ class AdditiveCoupling(_Coupling):
         mask: Tensor | None = None,
         transformed: int | None = None,
     ):
-        super().__init__(network, flip=flip, mask=mask, transformed=transformed)
+        super().__init__(network, 1, flip=flip, mask=mask, transformed=transformed)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return ops.additive_coupling(x, self.parameters_for(x, context), mask=self.mask_for(x), flip=self.flip)

@@ -26,6 +26,10 @@ class Prior(nn.Module):
         """Log-density in nats, ``[B]``, float32 or wider."""
         raise NotImplementedError(f"{type(self).__name__} does not define log_prob.")
 
+    def _check(self, z: Tensor) -> None:
+        if tuple(z.shape[1:]) != self.shape:
+            raise ValueError(f"{type(self).__name__}: z must be {['B', *self.shape]}; got {list(z.shape)}.")
+
     def sample(
         self,
         n: int,
@@ -58,6 +62,7 @@ class StandardNormal(Prior):
     """
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        self._check(z)
         return ops.gaussian_log_prob(z)
 
     def sample(
@@ -88,6 +93,7 @@ class StandardLogistic(Prior):
     """
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        self._check(z)
         z = z if z.dtype == torch.float64 else z.float()
         return -(softplus(z) + softplus(-z)).flatten(1).sum(1)
 
@@ -120,6 +126,7 @@ class _Gaussians(Prior):
 
     def log_prob_of_each(self, z: Tensor) -> Tensor:
         """Log-density under each Gaussian, ``[B, count]``."""
+        self._check(z)
         each = zip(self.mean, self.log_std, strict=True)
         return torch.stack([ops.gaussian_log_prob(z, mean, log_std) for mean, log_std in each], dim=1)
 
@@ -222,6 +229,10 @@ class ClassConditionalGaussian(_Gaussians):
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:
             return self.marginal(z)
+        self._check(z)
+        if context.shape != z.shape[:1] or context.is_floating_point():
+            wanted, came = f"labels [{len(z)}]", f"{context.dtype} {list(context.shape)}"
+            raise ValueError(f"ClassConditionalGaussian: context must be {wanted}; got {came}.")
         return ops.gaussian_log_prob(z, *self._of(context))
 
     def sample(

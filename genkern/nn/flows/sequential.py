@@ -53,6 +53,9 @@ class FlowSequential(Flow):
             raise ValueError(f"FlowSequential: policy must be one of {POLICIES}; got {policy!r}.")
         if every < 1:
             raise ValueError(f"FlowSequential: every must be at least 1; got {every}.")
+        for layer in layers:
+            if not isinstance(layer, Flow):
+                raise TypeError(f"FlowSequential: layers must be flows; got {type(layer).__name__}.")
         self.policy, self.every = policy, every
         self.layers = nn.ModuleList(layers)
         self._inverses = InverseCache()

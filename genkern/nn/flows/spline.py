@@ -54,7 +54,8 @@ class SplineCoupling(_Coupling):
         mask: Tensor | None = None,
         transformed: int | None = None,
     ):
-        super().__init__(network, flip=flip, mask=mask, transformed=transformed)
+        count = ops.spline_parameters(bins, tails)
+        super().__init__(network, count, flip=flip, mask=mask, transformed=transformed)
         self.options: dict[str, Any] = {
             "bins": bins,
             "bound": bound,

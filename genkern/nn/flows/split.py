@@ -62,7 +62,11 @@ class Split(Flow):
     def _standardise(self, x: Tensor, x_a: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         if self.prior is None:
             return x, no_volume(x)
-        return ops.affine_coupling(x, call(self.prior, x_a, context), scale="exp", inverse=inverse)
+        params, wanted = call(self.prior, x_a, context), 2 * (x.shape[1] - x_a.shape[1])
+        if params.shape[1] != wanted:
+            came = f"{list(params.shape)} (x is {list(x.shape)})"
+            raise ValueError(f"Split: prior must return {wanted} channels, 2 for each that leaves; got {came}.")
+        return ops.affine_coupling(x, params, scale="exp", inverse=inverse)
 
     def free_weights(self) -> list[Tensor]:
         return [] if self.rest is None else self.rest.free_weights()

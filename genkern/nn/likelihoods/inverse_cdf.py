@@ -29,7 +29,7 @@ def empirical_inverse_cdf(samples: Tensor, u: Tensor) -> Tensor:
         )
     ordered = samples.sort(-1).values
     place = u.clamp(0, 1) * (samples.shape[-1] - 1)
-    below = place.detach().floor().long().clamp(max=max(samples.shape[-1] - 2, 0))
+    below = place.detach().nan_to_num().floor().long().clamp(max=max(samples.shape[-1] - 2, 0))
     weight = place - below
     ordered = ordered.expand(*torch.broadcast_shapes(ordered.shape[:-1], u.shape[:-1]), -1)
     below = below.expand(*ordered.shape[:-1], -1)
