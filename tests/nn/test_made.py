@@ -272,6 +272,14 @@ def test_the_pieces_compose_with_permutations_and_rotations() -> None:
 # -- permutations and rotations ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("transform", [AffineTransform(), GatedTransform(), SplineTransform()])
+def test_every_element_has_parameters_of_its_own(transform) -> None:
+    """The operations would take fewer for those of the last elements, and leave the others as they are."""
+    count = transform.parameters
+    with pytest.raises(ValueError, match=f"params must have {4 * count} channels, {count} for each of 4 elements"):
+        MaskedAutoregressive(MADE(4, 32, outputs=count // 2 or 1), transform)(torch.randn(2, 4))
+
+
 def test_a_permutation_is_what_its_order_says() -> None:
     x = torch.arange(4.0)[None, :, None, None].expand(2, 4, 2, 3)
     assert torch.equal(Permutation(4)(x)[0], x.flip(1))

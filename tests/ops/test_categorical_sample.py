@@ -93,7 +93,7 @@ def test_it_compiles_whole_and_is_well_formed():
         ((5,), {}, "logits must be"),
         ((2, 5), {"dim": 0}, "dim must be one after the first; got 0"),
         ((2, 5), {"temperature": -1.0}, "temperature must be at least 0; got -1.0"),
-        ((2, 5), {"top_k": 0}, "top_k must be None or at least 1; got 0"),
+        ((2, 5), {"top_k": 0}, "top_k must be None or an int, at least 1; got 0"),
         ((2, 5), {"noise": torch.zeros(3)}, r"noise must be \[2\]; got \[3\]"),
     ],
 )

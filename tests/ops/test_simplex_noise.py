@@ -144,7 +144,7 @@ def test_half_precision_is_rounded_once(dtype):
         (lambda: simplex_noise(torch.zeros(2), (3, 4)), TypeError, "seeds must be int64; got torch.float32"),
         (lambda: simplex_noise(torch.tensor(3), (3, 4)), ValueError, r"seeds must be \[B\]; got \[\]"),
         (lambda: simplex_noise([1], (3, -4)), ValueError, r"size must be a height and a width; got \(3, -4\)"),
-        (lambda: simplex_noise([1], (3, 4), octaves=0), ValueError, "octaves must be at least 1; got 0"),
+        (lambda: simplex_noise([1], (3, 4), octaves=0), ValueError, "octaves must be an int, at least 1; got 0"),
         (lambda: simplex_noise([1], (3, 4), frequency=0.0), ValueError, "frequency must be positive; got 0.0"),
         (lambda: simplex_noise([1], (3, 4), dtype=torch.int32), TypeError, "dtype must be floating; got torch.int32"),
         (lambda: simplex_noise([1], (3, 4), t=1.0), TypeError, "t must be a tensor; got float"),

@@ -23,6 +23,16 @@ class ElementwiseTransform(Protocol):
     def __call__(self, x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]: ...
 
 
+def check_parameters(transform: ElementwiseTransform, x: Tensor, params: Tensor) -> None:
+    """Every element has its parameters: the operations would take fewer for those of the last elements alone."""
+    wanted = transform.parameters * x.shape[1]
+    if params.shape[1] != wanted:
+        each = f"{transform.parameters} for each of {x.shape[1]} elements"
+        raise ValueError(
+            f"{type(transform).__name__}: params must have {wanted} channels, {each}; got {list(params.shape)}."
+        )
+
+
 class AffineTransform:
     r"""``y = e^l x + t`` with raw parameters ``(s, t)``, scale first; see `genkern.ops.affine_coupling`.
 
@@ -42,6 +52,7 @@ class AffineTransform:
         self.scale, self.bound, self.standardize = scale, bound, standardize
 
     def __call__(self, x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        check_parameters(self, x, params)
         return ops.affine_coupling(
             x, params, scale=self.scale, bound=self.bound, inverse=inverse is not self.standardize
         )
@@ -64,6 +75,7 @@ class GatedTransform:
     scale, bound, standardize = "gated", 1.0, False
 
     def __call__(self, x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        check_parameters(self, x, params)
         raw, candidate = params.to(torch.promote_types(x.dtype, params.dtype)).chunk(2, dim=1)
         shift = torch.sigmoid(-2.0 - raw) * candidate
         return ops.affine_coupling(x, torch.cat([raw, shift], dim=1), scale="sigmoid", inverse=inverse)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ... import ops
 from .coupling import _Coupling
+from .elementwise import check_parameters
 from .flow import Flow
 
 
@@ -153,6 +154,7 @@ class SplineTransform:
         }
 
     def __call__(self, x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        check_parameters(self, x, params)
         return ops.rational_quadratic_spline(x, params, inverse=inverse, **self.options)
 
     def __repr__(self) -> str:

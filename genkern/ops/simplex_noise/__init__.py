@@ -66,10 +66,7 @@ def simplex_noise(
     (torch.Size([3, 32, 48]), True)
     """
     function = "simplex_noise"
-    try:
-        seeds = torch.as_tensor(seeds)
-    except (RuntimeError, TypeError, ValueError):
-        check(False, function, "seeds", "int64 numbers", type(seeds).__name__, TypeError)
+    seeds = _as_tensor(seeds)
     check(seeds.dtype == torch.int64, function, "seeds", "int64", seeds.dtype, TypeError)
     check(seeds.dim() == 1, function, "seeds", "[B]", seeds.shape)
     pair = isinstance(size, tuple | list) and len(size) == 2
@@ -91,6 +88,13 @@ def simplex_noise(
         centred = field - field.mean((1, 2), keepdim=True)
         field = centred / centred.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
     return field.to(dtype)
+
+
+def _as_tensor(seeds: Tensor | Sequence[int]) -> Tensor:
+    try:
+        return torch.as_tensor(seeds)
+    except (RuntimeError, TypeError, ValueError):
+        raise TypeError(f"simplex_noise: seeds must be int64 numbers; got {type(seeds).__name__}.") from None
 
 
 __all__ = ["simplex_noise"]
