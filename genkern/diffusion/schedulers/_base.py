@@ -33,7 +33,7 @@ class SchedulerOutput:
     pred_original_sample: Tensor
 
 
-class Config(dict):
+class Config(dict[str, Any]):
     """Arguments of a scheduler's constructor, as keys or as attributes."""
 
     def __getattr__(self, name: str) -> Any:

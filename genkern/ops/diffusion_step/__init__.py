@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -201,7 +202,7 @@ def _refuse_shape(argument: str, came: Tensor, x: Tensor) -> None:
     check(False, "diffusion_step", argument, f"of the shape of x {list(x.shape)}", came.shape)
 
 
-def _with_noise(tensors: list, noise: Tensor, step: Tensor | None, plain: list) -> tuple[Tensor, Tensor]:
+def _with_noise(tensors: list[Any], noise: Tensor, step: Tensor | None, plain: list[Any]) -> tuple[Tensor, Tensor]:
     """The definition with noise that came from outside, in float32 or wider and rounded once."""
     dtype = tensors[0].dtype
     up = [t.to(wide_dtype(dtype)) if isinstance(t, Tensor) and t.is_floating_point() else t for t in tensors]
@@ -209,7 +210,7 @@ def _with_noise(tensors: list, noise: Tensor, step: Tensor | None, plain: list) 
     return after.to(dtype), x0.to(dtype)
 
 
-def _into(out: Tensor | None, out_x0: Tensor | None, arguments: list, impl: str) -> tuple[Tensor, Tensor | None]:
+def _into(out: Tensor | None, out_x0: Tensor | None, arguments: list[Any], impl: str) -> tuple[Tensor, Tensor | None]:
     x, return_x0 = arguments[0], arguments[-2]
     check(out_x0 is None or return_x0, "diffusion_step", "out_x0", "None where x0 is not returned", "a tensor")
     for name, given in (("out", out), ("out_x0", out_x0)):

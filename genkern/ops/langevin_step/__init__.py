@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._checks import check, check_key, check_noise, promote
 from .._library import LIBRARY, define_op, wide_dtype
-from ..random import key_from
+from ..random import key_from, normal
 from . import noise as drawn
 from . import reference
 
@@ -134,7 +134,7 @@ def langevin_step(
     if out is not None:
         _check_out(out, x, grad, *tensors)
     if noise is not None or (tensors and any(value.requires_grad for value in tensors)):
-        z = drawn.normal(key, x.shape, sample_offset=sample_offset) if noise is None else noise  # type: ignore[arg-type]
+        z = normal(key, x.shape, sample_offset=sample_offset) if noise is None else noise  # type: ignore[arg-type]
         y = _plain(x, grad, z, a, b, bounds)
         return y if out is None else out.copy_(y)
     number_a, each_a = (0.0, a.expand(x.shape[0])) if isinstance(a, Tensor) else (a, None)
