@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check, check_floating
+from .._checks import check, check_floating, check_key
 from .._library import define_op, wide_dtype
 from ..random import key_from, uniform
 from . import reference
@@ -73,6 +73,7 @@ def categorical_sample(
     shape = (*logits.shape[:dim], *logits.shape[dim + 1 :])
     if noise is None:
         key = key_from(generator, device=logits.device) if key is None else key
+        check_key(name, key, logits.device)
         noise = uniform(key, shape, sample_offset=sample_offset)
     check_floating(name, "noise", noise)
     check(tuple(noise.shape) == shape, name, "noise", f"{list(shape)}", noise.shape)
