@@ -32,7 +32,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 RUN_OPTIONS, MODEL_OPTIONS = "Run", "Optimisation"
-WIDE = 150  # columns that the table of layers needs
 DATA_HELP = "Data set: digits, mnist, patches8, patches32, photos8, photos32, eight-gaussians, checkerboard, two-moons."
 
 
@@ -243,7 +242,7 @@ def layers(
         print(catalogue.markdown(), end="")
         return
     console = Console()
-    if console.width >= WIDE:
+    if console.width >= 150:  # what the table needs
         table = Table(*catalogue.COLUMNS, header_style="bold", show_lines=True)
         for row in catalogue.rows():
             table.add_row(*row)

@@ -43,8 +43,7 @@ class MADE(AutoregressiveModel):
         channels, height, width = self.config.shape
         order = self.scale(x).permute(0, 2, 3, 1).flatten(1)  # raster order, sub-pixels innermost
         context = None if self.config.classes is None or y is None else one_hot(y.long(), self.config.classes).to(order)
-        of_each = self.perceptron(order, context).unflatten(1, (-1, height, width, channels))
-        return of_each.permute(0, 1, 4, 2, 3)
+        return self.perceptron(order, context).view(len(x), -1, height, width, channels).permute(0, 1, 4, 2, 3)
 
     def conditional_log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
         if self.config.mixtures is None:
