@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.cells import cell_len
 
 import genkern
 from genkern import cli, models
@@ -215,7 +216,7 @@ def test_layers_are_listed_at_any_width(genkern_command, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     code, out, _ = genkern_command("layers")
     assert code == 0 and "ActNorm" in out and "closed form" in out and "…" not in out
-    assert max(map(len, out.splitlines())) <= columns
+    assert max(map(cell_len, out.splitlines())) <= columns
 
 
 def test_info_prints_versions(genkern_command):

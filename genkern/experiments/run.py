@@ -6,7 +6,6 @@ import dataclasses
 import json
 import platform
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -100,8 +99,8 @@ class Run:
             return None
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise OSError(f"{self.checkpoint} could not be read, so the run cannot go on: {error}") from error
+        except Exception as error:  # whatever an unpickler makes of a broken file
+            raise OSError(f"{self.checkpoint} could not be read, so the run cannot go on: {error!r}") from error
 
 
 def _jsonable(config: Any) -> Any:
