@@ -60,6 +60,9 @@ def check_noise(function: str, noise: Any, argument: str, like: Tensor) -> None:
 
 def check_mask(function: str, mask: Any, shape: tuple[int, ...], device: torch.device) -> None:
     """A mask of bytes: of a wider integer, which becomes one, 256 would be False."""
+    if isinstance(mask, Tensor) and mask.dtype in (torch.bool, torch.uint8):
+        if mask.shape == shape and mask.device == device:  # nearly always: no words are made
+            return
     check(isinstance(mask, Tensor), function, "mask", "a tensor", type(mask).__name__, TypeError)
     check(mask.dtype in (torch.bool, torch.uint8), function, "mask", "bool or uint8", mask.dtype, TypeError)
     check(tuple(mask.shape) == tuple(shape), function, "mask", f"{list(shape)}", mask.shape)
