@@ -184,8 +184,8 @@ PRESETS = {
     "vqvae": Config(),
     "vqvae-mnist": Config((1, 28, 28), codes=64, dim=32, hidden=64, threshold=6.0, prior_layers=4, prior_width=64),
     "vqvae-small": Config(
-        (1, 8, 8), 17, codes=32, dim=16, halvings=1, hidden=48, decay=0.95, likelihood="categorical", prior_layers=3,
+        (1, 8, 8), 17, codes=32, dim=16, halvings=1, hidden=48, decay=0.95, likelihood="logistic", prior_layers=3,
         prior_width=64,
     ),
 }  # fmt: skip
-RECIPES = {"vqvae-mnist": {"steps": 1000}}
+RECIPES = {"vqvae-mnist": {"steps": 1000}, "vqvae-small": {"steps": 3000, "lr": 1e-3}}

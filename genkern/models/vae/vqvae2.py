@@ -179,3 +179,4 @@ PRESETS = {
         (1, 8, 8), 17, codes=64, dim=16, hidden=48, decay=0.95, likelihood="categorical", prior_layers=3, prior_width=64
     ),
 }  # fmt: skip
+RECIPES = {"vqvae2-small": {"steps": 900}}
