@@ -176,7 +176,7 @@ PRESETS = {
         (1, 28, 28), codes=128, dim=32, halvings=1, hidden=48, prior_layers=4, prior_width=64
     ),
     "vqvae2-small": Config(
-        (1, 8, 8), 17, codes=64, dim=16, hidden=48, decay=0.95, likelihood="categorical", prior_layers=3, prior_width=64
+        (1, 8, 8), 17, codes=64, dim=16, hidden=48, decay=0.95, likelihood="logistic", prior_layers=3, prior_width=64
     ),
 }  # fmt: skip
-RECIPES = {"vqvae2-small": {"steps": 900}}
+RECIPES = {"vqvae2-small": {"steps": 1200, "lr": 1.5e-3}}
