@@ -64,7 +64,16 @@ def test_samples_and_codes_are_pictures_and_numbers() -> None:
     assert torch.equal(model.sample(2, key=KEY, sample_offset=3), x[3:])
     assert model.encode(data()).shape == (6, 2) and model.reconstruct(data()).shape == (6, 1, 4, 4)
     assert model.capabilities == {"reconstruct"}
-    assert set(model.pictures(data(16), key=KEY)) == {"reconstructions", "interpolation"}
+    assert set(model.pictures(data(16), key=KEY)) == {"reconstructions", "interpolation", "codes"}
+    assert set(tiny(prior="gaussian", latents=3).pictures(data(16), key=KEY)) == {"reconstructions", "interpolation"}
+
+
+def test_the_picture_of_codes_has_them_where_they_are() -> None:
+    counts = aae.counts_in_the_plane(torch.tensor([[-9.0, 3.99], [0.01, 0.01], [0.01, 0.02], [3.99, -3.99]]))
+    assert counts.sum() == 4 and counts[0, 0] == 1 and counts[47, 48] == 2 and counts[95, 95] == 1
+    model = tiny().eval()
+    density, upon = model.pictures(data(16), key=KEY)["codes"][:, 0]
+    assert float(density.max()) == 4 and torch.equal(upon == 4, aae.counts_in_the_plane(model.encode(data(16))) > 0)
 
 
 def test_what_does_not_fit_is_named() -> None:

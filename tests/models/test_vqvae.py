@@ -79,6 +79,18 @@ def test_a_saved_model_reconstructs_and_samples_the_same(tmp_path):
     assert torch.equal(model.sample(2, key=random.key(3), sample_offset=4), samples[4:])
 
 
+def test_pixels_are_drawn_from_the_likelihood_that_the_bound_is_of():
+    model, codes = built(dtype=torch.float32).eval(), torch.arange(6).repeat_interleave(4000)[:, None, None]
+    codes = codes.expand(-1, 2, 2)
+    drawn, likeliest = model.decode(codes, key=random.key(1)), model.decode(codes)
+    assert torch.equal(model.decode(codes, key=random.key(1), temperature=0.0), likeliest)
+    params = model.decoder(model.quantizer.codes(codes[::4000]))  # of each code, alone
+    for value in range(3):
+        share = (drawn[:, 0, 1, 1] == value).view(6, 4000).float().mean(1)
+        here = model.likelihood.log_prob(params[:, :, 1:2, 1:2], torch.full((6, 1, 1, 1), value, dtype=torch.uint8))
+        assert (share - here.exp()).abs().max() < 5 * 0.5 / 4000**0.5
+
+
 def test_a_few_steps_bring_the_loss_down_and_keep_most_codes_in_use():
     config = Config(
         (1, 8, 8), 17, codes=16, dim=8, halvings=1, hidden=16, blocks=1, prior_layers=1, prior_width=16, decay=0.9

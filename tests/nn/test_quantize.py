@@ -185,6 +185,17 @@ def test_a_training_step_compiles_whole():
 # -- residual, finite scalar and lookup-free ---------------------------------------------------------------------------
 
 
+def test_a_residual_quantiser_gives_the_same_bits_without_gradients_and_leaves_its_input_alone():
+    torch.manual_seed(0)
+    layer = ResidualVQ(dim=4, codebook_size=16, num_quantizers=3).eval()
+    x = torch.randn(2, 30, 4)
+    given = x.clone()
+    kept = layer(x.clone().requires_grad_())
+    with torch.no_grad():
+        found = layer(x)
+    assert torch.equal(x, given) and all(torch.equal(a, b) for a, b in zip(found, kept, strict=True))
+
+
 def test_every_level_of_a_residual_quantiser_quantises_what_is_left():
     torch.manual_seed(0)
     layer = ResidualVQ(dim=4, codebook_size=16, num_quantizers=3, accept_image_fmap=True, kmeans_init=True)

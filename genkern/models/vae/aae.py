@@ -22,6 +22,7 @@ from . import conv_vae
 from ._base import PAIRS, PATHS, STEPS, check_picture
 
 PRIORS = ("gaussian", "mixture", "swiss-roll")
+REACH, CELLS, DRAWS = 4.0, 96, 50_000  # of the picture of codes in the plane
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,13 @@ def swiss_roll(n: int, *, key: Tensor, sample_offset: int = 0) -> Tensor:
     angle = 4 * math.pi * turn
     spiral = 2.5 * turn * torch.cat([angle.cos(), angle.sin()], dim=1)
     return spiral + 0.05 * random.normal(across, (n, 2), sample_offset=sample_offset)
+
+
+def counts_in_the_plane(z: Tensor) -> Tensor:
+    """How many of the points ``[N, 2]`` fall into each cell of the square of half side ``REACH``, the top row first."""
+    column, row = ((z.clamp(-REACH, REACH).float() / REACH + 1) * (0.5 * CELLS)).long().clamp(max=CELLS - 1).unbind(1)
+    counts = torch.bincount((CELLS - 1 - row) * CELLS + column, minlength=CELLS * CELLS)
+    return counts.view(CELLS, CELLS).float()
 
 
 class AAE(GenerativeModel):
@@ -155,11 +163,20 @@ class AAE(GenerativeModel):
 
     @torch.no_grad()
     def pictures(self, x: Tensor, *, key: Tensor) -> dict[str, Tensor]:
-        """``reconstructions``: pairs of data and what comes back; ``interpolation``: a path between two in each row."""
+        """``reconstructions``: pairs of data and what comes back; ``interpolation``: a path between two in each row.
+
+        Of codes in the plane also ``codes``: the prior's density, and the codes of ``x`` upon it.
+        """
         pairs = torch.stack([x[:PAIRS], self.reconstruct(x[:PAIRS]).to(x)], dim=1).flatten(0, 1)
         first, last = self.encode(x[:PATHS]), self.encode(x[PATHS : 2 * PATHS])
         ways = [self.decode(torch.lerp(first, last, i / (STEPS - 1))) for i in range(STEPS)]
-        return {"reconstructions": pairs, "interpolation": torch.stack(ways, dim=1).flatten(0, 1)}
+        found = {"reconstructions": pairs, "interpolation": torch.stack(ways, dim=1).flatten(0, 1)}
+        if self.config.latents == 2:
+            density = counts_in_the_plane(self.draw_prior(DRAWS, key=key))
+            density = (density / density.max()).sqrt()
+            upon = torch.where(counts_in_the_plane(self.encode(x)).to(density.device) > 0, 1.0, 0.4 * density)
+            found["codes"] = torch.stack([density, upon])[:, None] * (self.config.levels - 1)
+        return found
 
 
 SMALL = Config(

@@ -259,3 +259,4 @@ PRESETS = {
         likelihood="categorical",
     ),
 }  # fmt: skip
+RECIPES = {"vdvae-mnist": {"steps": 700, "batch_size": 32, "lr": 2e-3, "ema": 0.99}}

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from ... import random
-from ...nn import VectorQuantizer
-from ...ops import discretized_mixture_logistics, sample_discretized_mixture_logistics, vq_assign
+from ...nn import PixelLikelihood, VectorQuantizer, pixel_likelihood
+from ...ops import vq_assign
 from .._base import Batch, GenerativeModel, Loss, as_batch
 from ..autoregressive.sparse_transformer import Config as PriorConfig
 from ..autoregressive.sparse_transformer import SparseTransformer
 
 PAIRS = 32  # of data and reconstruction in a picture
-MIN_LOG_SCALE = -5.0  # of a pixel's logistic: sharper ones chase the noise of the encoder
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Config:
     decay: float = 0.99  # of the moving averages
     threshold: float = 1.0  # codes whose moving count falls below are revived; 0: never
     rotation_trick: bool = False  # gradients turn with the vector; else straight through
+    likelihood: str = "mixture"  # of the pixels given codes: the name of a head of `genkern.nn.likelihoods`
     prior_layers: int = 8
     prior_width: int = 128
     prior_heads: int = 4
@@ -70,13 +70,13 @@ def encoder(config: Config) -> nn.Sequential:
     return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(config.hidden, config.dim, 1))
 
 
-def decoder(config: Config) -> nn.Sequential:
-    """From codes to one discretised logistic for every sub-pixel, ``[B, 3 or 10, H, W]``."""
+def decoder(config: Config, outputs: int) -> nn.Sequential:
+    """From codes to what the likelihood of the pixels needs, ``[B, outputs, H, W]``."""
     layers: list[nn.Module] = [nn.Conv2d(config.dim, config.hidden, 3, padding=1)]
     layers += [ResidualBlock(config.hidden) for _ in range(config.blocks)]
     for _ in range(config.halvings):
         layers += [nn.ReLU(), nn.ConvTranspose2d(config.hidden, config.hidden, 4, stride=2, padding=1)]
-    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(config.hidden, 3 if config.shape[0] == 1 else 10, 1))
+    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(config.hidden, outputs, 1))
 
 
 class VQVAE(GenerativeModel):
@@ -95,7 +95,8 @@ class VQVAE(GenerativeModel):
             config.dim, config.codes, beta=config.beta, decay=config.decay, threshold=config.threshold,
             rotation_trick=config.rotation_trick, kmeans_init=True,
         )  # fmt: skip
-        self.decoder = decoder(config)
+        self.likelihood: PixelLikelihood = pixel_likelihood(config.likelihood, config.shape[0], config.levels)
+        self.decoder = decoder(config, self.likelihood.parameters_per_pixel)
         self.prior = SparseTransformer(
             PriorConfig(
                 (1, *self.code_shape), config.codes, attention="dense", layers=config.prior_layers,
@@ -126,28 +127,39 @@ class VQVAE(GenerativeModel):
         return self.prior.log_prob(indices.unsqueeze(1)) - self.nats(x, self.quantizer.codes(indices))
 
     @torch.no_grad()
-    def sample(self, n: int, *, key: Tensor, temperature: float = 1.0, sample_offset: int = 0) -> Tensor:
-        """Pictures of codes drawn from the prior: the mean of every pixel, ``[n, C, H, W]``.
+    def sample(
+        self,
+        n: int,
+        *,
+        key: Tensor,
+        temperature: float = 1.0,
+        pixel_temperature: float | None = None,
+        sample_offset: int = 0,
+    ) -> Tensor:
+        """Pictures of codes drawn from the prior, ``[n, C, H, W]``.
 
         Args:
             temperature: of the prior over codes.
+            pixel_temperature: of the pixels given the codes; None: the same; 0: the likeliest.
         """
-        indices = self.prior.sample(n, key=random.fold_in(key, 0), temperature=temperature, sample_offset=sample_offset)
-        return self.decode(indices.long().squeeze(1))
+        of_pixels = temperature if pixel_temperature is None else pixel_temperature
+        drawn = self.prior.sample(n, key=random.fold_in(key, 0), temperature=temperature, sample_offset=sample_offset)
+        codes, for_pixels = drawn.long().squeeze(1), random.fold_in(key, 1)
+        return self.decode(codes, key=for_pixels, temperature=of_pixels, sample_offset=sample_offset)
 
     def encode(self, x: Tensor) -> Tensor:
         """The codes of pictures, int64 ``[B, H', W']``; the codebook stays as it is."""
         return vq_assign(self.encoder(self.scale(x)), self.quantizer.codebook.embed[0], dim=1).indices
 
     @torch.no_grad()
-    def decode(self, indices: Tensor) -> Tensor:
-        """The mean picture of codes ``[B, H', W']``, as integer pixels."""
+    def decode(
+        self, indices: Tensor, *, key: Tensor | None = None, temperature: float = 1.0, sample_offset: int = 0
+    ) -> Tensor:
+        """Integer pixels of codes ``[B, H', W']``: drawn, or without a key the likeliest."""
         params = self.decoder(self.quantizer.codes(indices))
-        channels, levels = self.config.shape[0], self.config.levels
-        return sample_discretized_mixture_logistics(
-            params, channels=channels, levels=levels, temperature=0.0, min_log_scale=MIN_LOG_SCALE,
-            key=random.key(0, device=indices.device),  # the mean takes no noise
-        )  # fmt: skip
+        if key is None:
+            key, temperature = random.key(0, device=params.device), 0.0
+        return self.likelihood.sample(params, key=key, temperature=temperature, sample_offset=sample_offset)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -161,9 +173,7 @@ class VQVAE(GenerativeModel):
 
     def nats(self, x: Tensor, quantized: Tensor) -> Tensor:
         """Negative log-probability of pixels given codes, ``[B]``."""
-        return discretized_mixture_logistics(
-            self.decoder(quantized), x, levels=self.config.levels, min_log_scale=MIN_LOG_SCALE, reduction="sum"
-        )
+        return -self.likelihood.log_prob(self.decoder(quantized), x)
 
     def scale(self, x: Tensor) -> Tensor:
         """Integer pixels to [-1, 1]."""
@@ -172,8 +182,10 @@ class VQVAE(GenerativeModel):
 
 PRESETS = {
     "vqvae": Config(),
-    "vqvae-mnist": Config((1, 28, 28), codes=128, dim=32, hidden=64, prior_layers=4, prior_width=64),
+    "vqvae-mnist": Config((1, 28, 28), codes=64, dim=32, hidden=64, threshold=6.0, prior_layers=4, prior_width=64),
     "vqvae-small": Config(
-        (1, 8, 8), 17, codes=32, dim=16, halvings=1, hidden=48, decay=0.95, prior_layers=3, prior_width=64
+        (1, 8, 8), 17, codes=32, dim=16, halvings=1, hidden=48, decay=0.95, likelihood="logistic", prior_layers=3,
+        prior_width=64,
     ),
-}
+}  # fmt: skip
+RECIPES = {"vqvae-mnist": {"steps": 1000}, "vqvae-small": {"steps": 3000, "lr": 1e-3}}

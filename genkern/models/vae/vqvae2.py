@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ... import random
-from ...nn import VectorQuantizer
-from ...ops import discretized_mixture_logistics, sample_discretized_mixture_logistics, vq_assign
+from ...nn import PixelLikelihood, VectorQuantizer, pixel_likelihood
+from ...ops import vq_assign
 from .._base import Batch, GenerativeModel, Loss, as_batch
 from ..autoregressive.sparse_transformer import Config as PriorConfig
 from ..autoregressive.sparse_transformer import SparseTransformer
 from . import vqvae
-from .vqvae import MIN_LOG_SCALE, PAIRS, decoder, encoder
+from .vqvae import PAIRS, decoder, encoder
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class VQVAE2(GenerativeModel):
             for _ in range(2)
         )  # fmt: skip
         self.up = nn.ConvTranspose2d(config.dim, config.dim, 4, stride=2, padding=1)
-        self.decoder = decoder(replace(config, dim=2 * config.dim))
+        self.likelihood: PixelLikelihood = pixel_likelihood(config.likelihood, config.shape[0], config.levels)
+        self.decoder = decoder(replace(config, dim=2 * config.dim), self.likelihood.parameters_per_pixel)
         self.tokens = 5 * math.prod(self.top_shape)
         self.prior = SparseTransformer(
             PriorConfig(
@@ -93,15 +94,26 @@ class VQVAE2(GenerativeModel):
         return given + self.prior.log_prob(self.sequence(top, bottom))
 
     @torch.no_grad()
-    def sample(self, n: int, *, key: Tensor, temperature: float = 1.0, sample_offset: int = 0) -> Tensor:
-        """Pictures of codes drawn from the prior: the mean of every pixel, ``[n, C, H, W]``.
+    def sample(
+        self,
+        n: int,
+        *,
+        key: Tensor,
+        temperature: float = 1.0,
+        pixel_temperature: float | None = None,
+        sample_offset: int = 0,
+    ) -> Tensor:
+        """Pictures of codes drawn from the prior, ``[n, C, H, W]``.
 
         Args:
             temperature: of the prior over codes.
+            pixel_temperature: of the pixels given the codes; None: the same; 0: the likeliest.
         """
+        of_pixels = temperature if pixel_temperature is None else pixel_temperature
         drawn = self.prior.sample(n, key=random.fold_in(key, 0), temperature=temperature, sample_offset=sample_offset)
         top, bottom = drawn.long().flatten(1).split([self.tokens // 5, self.tokens - self.tokens // 5], dim=1)
-        return self.decode(top.unflatten(1, self.top_shape), bottom.unflatten(1, self.bottom_shape))
+        codes = top.unflatten(1, self.top_shape), bottom.unflatten(1, self.bottom_shape)
+        return self.decode(*codes, key=random.fold_in(key, 1), temperature=of_pixels, sample_offset=sample_offset)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The codes of the top and of the bottom map, int64 ``[B, H', W']`` each; the codebooks stay as they are."""
@@ -111,13 +123,20 @@ class VQVAE2(GenerativeModel):
         return top, vq_assign(vectors, self.bottom.codebook.embed[0], dim=1).indices
 
     @torch.no_grad()
-    def decode(self, top: Tensor, bottom: Tensor) -> Tensor:
-        """The mean picture of codes, as integer pixels."""
-        return sample_discretized_mixture_logistics(
-            self.parameters_of_pixels(self.top.codes(top), self.bottom.codes(bottom)),
-            channels=self.config.shape[0], levels=self.config.levels, temperature=0.0, min_log_scale=MIN_LOG_SCALE,
-            key=random.key(0, device=top.device),  # the mean takes no noise
-        )  # fmt: skip
+    def decode(
+        self,
+        top: Tensor,
+        bottom: Tensor,
+        *,
+        key: Tensor | None = None,
+        temperature: float = 1.0,
+        sample_offset: int = 0,
+    ) -> Tensor:
+        """Integer pixels of codes: drawn, or without a key the likeliest."""
+        params = self.parameters_of_pixels(self.top.codes(top), self.bottom.codes(bottom))
+        if key is None:
+            key, temperature = random.key(0, device=params.device), 0.0
+        return self.likelihood.sample(params, key=key, temperature=temperature, sample_offset=sample_offset)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -140,10 +159,7 @@ class VQVAE2(GenerativeModel):
 
     def nats(self, x: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
         """Negative log-probability of pixels given both maps of codes, ``[B]``."""
-        params = self.parameters_of_pixels(top, bottom)
-        return discretized_mixture_logistics(
-            params, x, levels=self.config.levels, min_log_scale=MIN_LOG_SCALE, reduction="sum"
-        )
+        return -self.likelihood.log_prob(self.parameters_of_pixels(top, bottom), x)
 
     def sequence(self, top: Tensor, bottom: Tensor) -> Tensor:
         """Both maps as the prior reads them, ``[B, 1, 1, tokens]``."""
@@ -160,6 +176,7 @@ PRESETS = {
         (1, 28, 28), codes=128, dim=32, halvings=1, hidden=48, prior_layers=4, prior_width=64
     ),
     "vqvae2-small": Config(
-        (1, 8, 8), 17, codes=32, dim=16, halvings=1, hidden=48, decay=0.95, prior_layers=3, prior_width=64
+        (1, 8, 8), 17, codes=64, dim=16, hidden=48, decay=0.95, likelihood="logistic", prior_layers=3, prior_width=64
     ),
 }  # fmt: skip
+RECIPES = {"vqvae2-small": {"steps": 1200, "lr": 1.5e-3}}
