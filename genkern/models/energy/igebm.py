@@ -4,7 +4,7 @@ A convolutional network with bounded weights gives the energy of a picture. Trai
 the states of short Langevin chains, most of which go on where an earlier one stopped (algorithm 1). The noise of a step
 comes before its gradient; every element of the gradient is clamped, then the picture is.
 
-The paper's Adam has no momentum (``--betas 0 0.999``, as the recipes say) and clips gradients to three standard
+The paper's Adam has no momentum (``--betas 0 0.999``) and clips gradients to three standard
 deviations of their own history; here ``--clip`` bounds their norm.
 """
 
