@@ -32,7 +32,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 RUN_OPTIONS, MODEL_OPTIONS = "Run", "Optimisation"
-DATA_HELP = "Data set: digits, mnist, patches8, patches32, photos8, photos32, eight-gaussians, checkerboard, two-moons."
+PICTURES = "digits, mnist, fashion, patches8, patches32, photos8, photos32"
+POINTS = "eight-gaussians, checkerboard, two-moons"
+DATA_HELP = f"Data set: {PICTURES}, {POINTS}."
 
 
 @app.command(
@@ -57,10 +59,22 @@ def train(
     ] = None,
     schedule: Annotated[str, typer.Option(help="cosine or constant.", rich_help_panel=MODEL_OPTIONS)] = "cosine",
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.", rich_help_panel=MODEL_OPTIONS)] = 100,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW (0: Adam).", rich_help_panel=MODEL_OPTIONS)] = 0.01,
+    betas: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Of Adam (default: the model's or the preset's, or 0.9 0.999).", rich_help_panel=MODEL_OPTIONS
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Of AdamW (0: Adam; default: the preset's, or 0.01).", rich_help_panel=MODEL_OPTIONS),
+    ] = None,
     clip: Annotated[
-        float, typer.Option(help="Largest norm of the gradient (0: any).", rich_help_panel=MODEL_OPTIONS)
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Largest norm of the gradient (0: any; default: the preset's, or 0).", rich_help_panel=MODEL_OPTIONS
+        ),
+    ] = None,
     ema: Annotated[
         float | None,
         typer.Option(
@@ -92,7 +106,9 @@ def train(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUN_OPTIONS)] = "auto",
     seed: Annotated[int, typer.Option(help="Of weights, noise and order.", rich_help_panel=RUN_OPTIONS)] = 0,
-    evaluate_every: Annotated[int, typer.Option(help="Steps.", rich_help_panel=RUN_OPTIONS)] = 100,
+    evaluate_every: Annotated[
+        int | None, typer.Option(help="Steps (default: the preset's, or 100).", rich_help_panel=RUN_OPTIONS)
+    ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps.", rich_help_panel=RUN_OPTIONS)] = 100,
 ) -> None:
     """Train a model and leave a run folder: config, metrics, checkpoint, best model, pictures, summary.
@@ -104,8 +120,9 @@ def train(
 
     config = experiments.suggested(
         model, data, options=_options(set_ or []), steps=steps, batch_size=batch_size, lr=lr,
-        schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, ema=ema, patience=patience,
-        precision=precision, seed=seed, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
+        betas=betas, schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, ema=ema,
+        patience=patience, precision=precision, seed=seed, evaluate_every=evaluate_every,
+        checkpoint_every=checkpoint_every,
     )  # fmt: skip
     folder = out or Path("runs") / f"{model}-{data}"
     summary = experiments.train(config, folder, device=device, resume=resume, report=for_terminal())

@@ -18,7 +18,8 @@ class TrainConfig:
     """A preset, a data set, and how the one is fitted to the other.
 
     ``batch_size`` is that of all processes together. Zero switches off ``warmup``, ``clip``, ``weight_decay``,
-    ``ema`` and ``patience``; the last counts evaluations without improvement.
+    ``ema`` and ``patience``; the last counts evaluations without improvement. ``betas`` are Adam's where the model does
+    not ask for its own; None: (0.9, 0.999).
     """
 
     model: str
@@ -27,6 +28,7 @@ class TrainConfig:
     steps: int = 1500
     batch_size: int = 64
     lr: float = 3e-3
+    betas: tuple[float, float] | None = None
     schedule: str = "cosine"
     warmup: int = 100
     weight_decay: float = 0.01
@@ -47,6 +49,8 @@ class TrainConfig:
                 raise ValueError(f"{_flag(name)} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"--ema must be in [0, 1), got {self.ema}.")
+        if self.betas is not None and not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(f"--betas must be two numbers in [0, 1), got {self.betas}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         if self.schedule not in SCHEDULES:

@@ -301,7 +301,8 @@ class _Loss(nn.Module):
 def _optimizer(player: Player, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam, in one pass over the weights; clipping what the scaler of float16 scaled needs the plain one."""
     fused = config.precision != "16" and player.parameters[0].device.type in ("cpu", "cuda")
-    settings: dict[str, Any] = {"lr": config.lr, "betas": player.betas, "fused": fused}
+    betas = player.betas or config.betas or (0.9, 0.999)
+    settings: dict[str, Any] = {"lr": config.lr, "betas": betas, "fused": fused}
     if config.weight_decay:
         return torch.optim.AdamW(player.parameters, weight_decay=config.weight_decay, **settings)
     return torch.optim.Adam(player.parameters, **settings)

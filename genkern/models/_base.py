@@ -39,13 +39,14 @@ class Loss(NamedTuple):
 class Player(NamedTuple):
     """One side of an adversarial model: its parameters, and how its own optimiser moves them.
 
-    It takes its turn in every ``every``-th step, at ``rate`` times the learning rate of the run, with Adam's ``betas``.
+    It takes its turn in every ``every``-th step, at ``rate`` times the learning rate of the run, with Adam's ``betas``
+    (None: those of the run).
     """
 
     parameters: list[nn.Parameter]
     every: int = 1
     rate: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] | None = None
 
 
 class GenerativeModel(nn.Module):

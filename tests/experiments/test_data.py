@@ -1,9 +1,11 @@
 """Data sets: fixed, split, checked, and for toys as likely as they say."""
 
 import dataclasses
+import gzip
 import importlib.util
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,6 +86,26 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
         data.load("mnist")
     with pytest.raises(ImportError, match="pip install scikit-image"):
         data.load("photos8")
+
+
+def test_fashion_is_looked_for_in_the_data_directories_of_the_system(tmp_path, monkeypatch):
+    fashion = importlib.import_module("genkern.experiments.data.fashion")
+    monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path}/local:{tmp_path}/share")
+    with pytest.raises(ImportError, match="apt-get install dataset-fashion-mnist"):
+        data.load("fashion")
+    folder = tmp_path / "share" / fashion.FOLDER
+    folder.mkdir(parents=True)
+    assert fashion.installed() == folder
+
+    x, y = np.arange(70 * 12, dtype=np.uint8).reshape(70, 3, 4), np.arange(70, dtype=np.uint8) % 10
+    for name, array in (("images-idx3", x), ("labels-idx1", y)):
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        with gzip.open(folder / f"train-{name}-ubyte.gz", "wb") as file:
+            file.write(header + array.tobytes())
+    assert torch.equal(fashion.idx(folder / "train-images-idx3-ubyte.gz"), torch.from_numpy(x))
+    monkeypatch.setattr(fashion, "SIZES", (50, 10, 10))
+    with pytest.raises(ValueError, match="data set 'fashion': its SHA-256 is"):
+        data.load("fashion")
 
 
 def test_shuffled_is_a_permutation_and_frozen():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genkern import models
-from genkern.experiments import TrainConfig, train
+from genkern.experiments import TrainConfig, train, training
 from genkern.experiments.run import Run
 from genkern.models import Batch, Loss, Player
 from genkern.models.vae.aae import AAE
@@ -117,6 +117,16 @@ def test_most_models_are_one_player():
     assert all(parameter is not frozen for parameter in player.parameters)
     x = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     assert isinstance(model.loss_of(name, Batch(x)), Loss)
+
+
+@pytest.mark.parametrize(
+    ("own", "of_the_run", "used"),
+    [(None, None, (0.9, 0.999)), (None, (0.0, 0.99), (0.0, 0.99)), ((0.5, 0.9), (0.0, 0.99), (0.5, 0.9))],
+)
+def test_adam_has_the_betas_of_the_player_else_of_the_run(own, of_the_run, used):
+    player = Player([torch.nn.Parameter(torch.zeros(1))], betas=own)
+    config = TrainConfig("toy-players", betas=of_the_run)
+    assert training._optimizer(player, config).param_groups[0]["betas"] == used
 
 
 def test_two_processes_end_where_one_does(tmp_path):

@@ -272,6 +272,7 @@ def test_the_average_is_the_weighted_sum_of_all_weights():
         ({"precision": "8"}, "--precision must be one of 32, bf16, 16, 64, got '8'"),
         ({"lr": math.nan}, "--lr must be positive, got nan"),
         ({"batch_size": -1}, "--batch-size must be positive"),
+        ({"betas": (0.9, 1.0)}, "--betas must be two numbers in"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting, message):

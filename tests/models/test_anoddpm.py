@@ -17,6 +17,7 @@ TINY = {
 }  # fmt: skip
 KINDS = {
     "slices": {"slices": True},
+    "scattered slices": {"slices": True, "scatter": True},
     "planes of unit variance": {"slices": False, "normalize": True},
     "gaussian": {"noise": "gaussian"},
 }
@@ -45,8 +46,9 @@ def test_a_map_depends_on_the_key_and_the_sample_not_on_the_batch(kind):
     assert not torch.equal(model.anomaly_map(x, averages=2, key=random.key(6)), whole)
 
 
-def test_noise_has_the_same_bits_for_any_batch_split_and_differs_between_samples_channels_and_keys():
-    model, x, t = made(**KINDS["slices"]), torch.zeros(5, 2, 8, 8), torch.full((5,), 3)
+@pytest.mark.parametrize("kind", ["slices", "scattered slices"])
+def test_noise_has_the_same_bits_for_any_batch_split_and_differs_between_samples_channels_and_keys(kind):
+    model, x, t = made(**KINDS[kind]), torch.zeros(5, 2, 8, 8), torch.full((5,), 3)
     noise = model.noise(x, t, KEY)
     assert_same_bits(torch.cat([model.noise(x[:2], t[:2], KEY), model.noise(x[2:], t[2:], KEY, 2)]), noise)
     fields = [*noise.flatten(0, 1), *model.noise(x, t, random.key(6)).flatten(0, 1), *model.noise(x, t + 1, KEY)[0]]
@@ -64,7 +66,14 @@ def test_normalised_fields_have_mean_0_and_variance_1():
 def test_fields_of_the_small_presets_have_unit_variance_over_all_of_them(name):
     model = models.build(name)
     noise = model.noise(torch.zeros(4000, *model.config.shape), torch.zeros(4000, dtype=torch.int64), KEY)
-    assert abs(noise.square().mean() - 1) < 0.05 and noise.mean((2, 3)).std() > 0.2
+    assert abs(noise.square().mean() - 1) < 0.08 and noise.mean((2, 3)).std() > 0.2
+
+
+def test_scattered_fields_are_as_strong_at_their_corner_as_elsewhere():
+    x, t = torch.zeros(3000, 2, 8, 8), torch.zeros(3000, dtype=torch.int64)
+    pinned, scattered = (made(**KINDS[kind]).noise(x, t, KEY).std(0) for kind in ("slices", "scattered slices"))
+    assert pinned[:, 0, 0].max() < 1e-6  # at depth 0 a corner of the lattice, where noise is always 0
+    assert scattered.min() > 0.9 * scattered.mean()
 
 
 def test_the_loss_is_the_squared_error_of_the_simplex_noise_that_was_added():

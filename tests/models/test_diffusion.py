@@ -234,3 +234,13 @@ def test_what_does_not_fit_is_named():
         model.loss(torch.rand(2, 1, 4, 4), key=random.key(0))
     with pytest.raises(ValueError, match="variance must be one of"):
         ddpm.DDPM(ddpm.Config(variance="large"))
+
+
+def test_random_frequencies_see_times_up_to_1_and_fixed_ones_up_to_1000():
+    for name in ("ddpm-2d", "ddpm-pp-continuous-2d"):
+        by_kind = {kind: models.build(name, embedding=kind) for kind in ("positional", "fourier")}
+        if name == "ddpm-2d":
+            last = [float(model.time(torch.tensor(99))) for model in by_kind.values()]
+        else:
+            last = [float(model.network_time(torch.tensor(0.99))) for model in by_kind.values()]
+        assert last[0] > 980 and abs(last[1] - 0.99) < 1e-6

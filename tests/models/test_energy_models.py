@@ -22,6 +22,9 @@ UNET = {"channels": 16, "multipliers": (1,), "blocks": 1, "attention": (), "drop
 TINY = {
     "igebm": lambda: igebm.IGEBM(igebm.Config(**SMALL, **CHAIN)),
     "igebm residual": lambda: igebm.IGEBM(igebm.Config(**SMALL, channels=(4, 8), blocks=1, steps=2, buffer=20)),
+    "igebm vector": lambda: igebm.IGEBM(
+        igebm.Config((3,), None, extent=2.0, network="mlp", channels=(8,), steps=3, step=0.1, buffer=20)
+    ),
     "jem": lambda: jem.JEM(jem.Config(**SMALL, **CHAIN, classes=3, regularization=0.01)),
     "flow contrastive": lambda: flow_contrastive.FlowContrastive(flow_contrastive.Config(**SMALL, **FLOW)),
     "flow contrastive vector": lambda: flow_contrastive.FlowContrastive(
@@ -119,7 +122,14 @@ def test_training_that_is_resumed_has_the_same_bits(name):
     assert_same_bits(list(trained(resumed, 2, 4).values()), list(trained(whole, 0, 4).values()))
 
 
-@pytest.mark.parametrize("name", ["igebm", "jem"])
+def test_chains_of_vectors_begin_and_stay_within_the_extent():
+    model = made("igebm vector")
+    assert model.replay.states.abs().max() <= 2 and model.replay.states.min() < -1
+    far = model.chain(1.9 * model.replay.states.sign(), key=KEY, steps=50, temperature=1e4)
+    assert far.abs().max() == 2.0
+
+
+@pytest.mark.parametrize("name", ["igebm", "igebm vector", "jem"])
 def test_a_chain_walks_down_in_energy_and_leaves_no_graph(name):
     model = made(name)
     v = model.replay.states[:8].clone()

@@ -10,6 +10,7 @@ from ._dataset import SPLITS, DataSet
 from .checkerboard import checkerboard
 from .digits import digits
 from .eight_gaussians import eight_gaussians
+from .fashion import fashion
 from .mnist import mnist
 from .patches import patches, photos
 from .two_moons import two_moons
@@ -19,6 +20,7 @@ __all__ = ["DATA_SETS", "POINTS", "SPLITS", "DataSet", "load"]
 DATA_SETS: dict[str, Callable[[], DataSet]] = {
     "digits": digits,
     "mnist": mnist,
+    "fashion": fashion,
     "patches8": functools.partial(patches, "patches8", 8),
     "patches32": functools.partial(patches, "patches32", 32),
     "photos8": functools.partial(photos, "photos8", 8),

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ... import ops, random
-from ..energy._base import NOISE, STEPS
+from ..energy._base import NOISE, STEPS, TIME
 from ..energy.ddpm import DDPM
 from ..energy.ddpm import Config as DDPMConfig
 
 NOISES = ("simplex", "gaussian")
+PERIOD = 256  # of simplex noise, in units of the first octave
 SHOWN = 27  # pictures, with their reconstructions and maps
 
 
@@ -36,6 +37,7 @@ class Config(DDPMConfig):
     persistence: float = 0.8  # gamma: the amplitude of an octave over that of the one before
     frequency: float = 64.0  # 1 / nu: pixels to a unit of the first octave
     slices: bool = True  # of noise in three dimensions, at depth t; else noise in two
+    scatter: bool = False  # slices at a depth drawn for each field: all fields hang together at their first corner
     amplitude: float = 1.0  # what fields are multiplied by: 1 / their standard deviation suits the schedule best
     normalize: bool = False  # every field to mean 0 and variance 1, which spares a picture's mean
 
@@ -72,6 +74,9 @@ class AnoDDPM(DDPM):
         numbers = sample_offset + torch.arange(samples, device=x.device)
         seeds = random.fold_in(random.fold_in(key, numbers)[:, None], torch.arange(channels, device=x.device))
         depth = t[:, None].expand(samples, channels).flatten() if config.slices else None
+        if depth is not None and config.scatter:
+            u = random.uniform(random.fold_in(key, TIME), (samples, channels), sample_offset=sample_offset).flatten()
+            depth = depth + PERIOD * config.frequency * u.double()
         fields = ops.simplex_noise(
             seeds.flatten(), (height, width), t=depth, octaves=config.octaves, persistence=config.persistence,
             frequency=config.frequency, normalize=config.normalize,
@@ -179,12 +184,12 @@ PRESETS = {
     "anoddpm": Config(),  # slices of brain scans of the paper
     "anoddpm-mnist": Config(
         shape=(1, 28, 28), channels=32, multipliers=(1, 2, 2), attention=(7,), heads=1, timesteps=250,
-        beta_start=4e-4, beta_end=0.08, trained=200, start=60, octaves=5, frequency=16.0, slices=False, amplitude=1.75,
+        beta_start=4e-4, beta_end=0.08, trained=200, start=60, octaves=5, frequency=16.0, scatter=True, amplitude=2.1,
     ),
     "anoddpm-small": Config(
         shape=(1, 8, 8), levels=17, network="mlp", hidden=256, layers=3, timesteps=200, beta_start=5e-4, beta_end=0.1,
-        trained=160, start=40, octaves=4, frequency=8.0, slices=False, amplitude=1.7,
+        trained=160, start=40, octaves=4, frequency=8.0, scatter=True, amplitude=2.1,
     ),
 }  # fmt: skip
 
-RECIPES = {"anoddpm-small": {"steps": 6000, "batch_size": 128, "lr": 2e-3}}
+RECIPES = {"anoddpm-small": {"steps": 3000, "batch_size": 128, "lr": 2e-3}}

@@ -115,8 +115,8 @@ class DDPM(DiffusionModel):
         return tuple(output.chunk(2, dim=1)) if self.learned else (output, None)  # type: ignore[return-value]
 
     def time(self, t: Tensor) -> Tensor:
-        """What the network is told of step ``t``: numbers up to 1000, whatever T."""
-        return t.to(self.dtype) * (1000 / self.config.timesteps)
+        """What the network is told of step ``t``: numbers up to 1000, or to 1 for random frequencies, whatever T."""
+        return t.to(self.dtype) * ((1000 if self.config.embedding == "positional" else 1) / self.config.timesteps)
 
     # -- likelihood ---------------------------------------------------------------------------------------------
 
@@ -323,7 +323,10 @@ def ranges(first: int, end: int, count: int | None) -> list[tuple[int, int]]:
 
 PRESETS = {
     "ddpm": Config(),  # CIFAR-10 of the paper
-    "ddpm-mnist": Config(shape=(1, 28, 28), channels=32, multipliers=(1, 2, 2), attention=(7,)),
+    "ddpm-mnist": Config(
+        shape=(1, 28, 28), channels=16, multipliers=(1, 2, 4), blocks=1, attention=(7,), dropout=0.0,
+        timesteps=200, schedule="cosine",
+    ),
     "ddpm-small": Config(
         shape=(1, 8, 8), levels=17, channels=32, multipliers=(1, 2), attention=(4,), dropout=0.0,
         timesteps=200, schedule="cosine",
@@ -333,4 +336,7 @@ PRESETS = {
         timesteps=100, beta_start=1e-3, beta_end=0.2,
     ),
 }  # fmt: skip
-RECIPES = {"ddpm-small": {"steps": 2000, "lr": 2e-3}}
+RECIPES = {
+    "ddpm-mnist": {"steps": 1600, "lr": 2e-3, "ema": 0.995, "evaluate_every": 400},
+    "ddpm-small": {"steps": 2000, "lr": 2e-3},
+}

@@ -89,7 +89,7 @@ class DDPMPPContinuous(DiffusionModel):
         return self.network(x, self.network_time(t), y)
 
     def network_time(self, t: Tensor) -> Tensor:
-        return 999 * t
+        return 999 * t if self.config.embedding == "positional" else t
 
     def score(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, guidance: float = 1.0) -> Tensor:
         r""":math:`\nabla_x \log p_t(x)` of scaled data with noise, like ``x``.

@@ -124,11 +124,15 @@ class EDM(DiffusionModel):
 PRESETS = {
     # CIFAR-10 of table 2, with the network of score SDEs (DDPM++)
     "edm": Config(multipliers=(2, 2, 2), blocks=4, dropout=0.13, scale_shift=True, resample="block", skip_rescale=True),
-    "edm-mnist": Config(shape=(1, 28, 28), channels=32, multipliers=(1, 2, 2), attention=(7,), embedding="fourier"),
+    "edm-mnist": Config(
+        shape=(1, 28, 28), channels=16, multipliers=(1, 2, 4), blocks=1, attention=(7,), dropout=0.0,
+        embedding="fourier",
+    ),
     "edm-small": Config(
         shape=(1, 8, 8), levels=17, channels=32, multipliers=(1, 2), attention=(4,), dropout=0.0, embedding="fourier"
     ),
     "edm-2d": Config(
         shape=(2,), levels=None, data_scale=4.0, network="mlp", hidden=128, dropout=0.0, embedding="fourier"
     ),
-}
+}  # fmt: skip
+RECIPES = {"edm-mnist": {"steps": 1600, "lr": 2e-3, "ema": 0.995, "evaluate_every": 400}}

@@ -4,26 +4,27 @@ A convolutional network with bounded weights gives the energy of a picture. Trai
 the states of short Langevin chains, most of which go on where an earlier one stopped (algorithm 1). The noise of a step
 comes before its gradient; every element of the gradient is clamped, then the picture is.
 
-The paper's Adam has no momentum and clips gradients to three standard deviations of their own history; here
-``--clip`` bounds their norm.
+The paper's Adam has no momentum (``--betas 0 0.999``) and clips gradients to three standard
+deviations of their own history; here ``--clip`` bounds their norm.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import random
 from .._base import Batch, Loss, as_batch
-from ._energy import BINS, PersistentEnergyModel, energy_network
+from ._energy import BINS, PersistentEnergyModel, energy_network, vector_network
 
 
 @dataclass(frozen=True)
 class Config:
     shape: tuple[int, ...] = (3, 32, 32)
     levels: int | None = 256
-    network: str = "residual"  # or "conv"
+    extent: float = 5.0  # of vectors: chains begin and stay between it and its negative; pixels go to [0, 1]
+    network: str = "residual"  # or "conv", or "mlp" for vectors
     channels: tuple[int, ...] = (128, 256, 256)
     blocks: int = 2  # residual blocks of a stage
     spectral: bool = True  # bounds the Lipschitz constant of every layer
@@ -38,12 +39,18 @@ class Config:
 
 class IGEBM(PersistentEnergyModel):
     config_class = Config
-    clamp, order = (0.0, 1.0), "noise-first"
+    order = "noise-first"
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.clamp_grad = config.clamp_grad
-        self.network = energy_network(config, 1, spectral=config.spectral, pool="sum")
+        if config.levels is None:
+            self.low, self.high = -config.extent, config.extent
+        self.clamp, self.clamp_grad = (self.low, self.high), config.clamp_grad
+        self.network: nn.Module
+        if config.levels is None and config.network == "mlp":
+            self.network = vector_network(config.shape, tuple(config.channels))
+        else:
+            self.network = energy_network(config, 1, spectral=config.spectral, pool="sum")
         self.replay = self.make_buffer()
 
     def energy_at(self, v: Tensor) -> Tensor:
@@ -63,7 +70,15 @@ class IGEBM(PersistentEnergyModel):
 
 PRESETS = {
     "igebm": Config(),
-    "igebm-mnist": Config(shape=(1, 28, 28), channels=(32, 64, 64), blocks=1),
+    "igebm-mnist": Config(
+        (1, 28, 28),
+        network="conv",
+        channels=(8, 32, 64, 128),
+        steps=20,
+        clamp_grad=0.03,
+        buffer=4000,
+        regularization=0.1,
+    ),
     # the chain moves a pixel by at most 0.1 a step, as in the paper, at a temperature of 2.5e-5
     "igebm-small": Config(
         (1, 8, 8),
@@ -75,5 +90,17 @@ PRESETS = {
         clamp_grad=0.2,
         buffer=2000,
         regularization=0.1,
+    ),
+    # at temperature 1: the density itself
+    "igebm-2d": Config(
+        (2,),
+        levels=None,
+        network="mlp",
+        channels=(128, 128, 128),
+        steps=20,
+        step=0.02,
+        noise=0.2,
+        clamp_grad=10.0,
+        regularization=0.01,
     ),
 }

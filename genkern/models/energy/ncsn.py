@@ -124,8 +124,8 @@ class NCSN(DiffusionModel):
 PRESETS = {
     "ncsn": Config(multipliers=(1, 2, 2, 2), blocks=2, dropout=0.0),
     "ncsn-mnist": Config(
-        shape=(1, 28, 28), channels=32, multipliers=(1, 2, 2), attention=(7,), dropout=0.0, sigma_max=30.0,
-        noise_levels=100,
+        shape=(1, 28, 28), channels=16, multipliers=(1, 2, 4), blocks=1, attention=(7,), dropout=0.0, sigma_max=20.0,
+        sigma_min=0.04, noise_levels=64,
     ),
     "ncsn-small": Config(
         shape=(1, 8, 8), levels=17, channels=32, multipliers=(1, 2), attention=(4,), dropout=0.0, sigma_max=8.0,
@@ -136,3 +136,4 @@ PRESETS = {
         sigma_min=0.02, noise_levels=30, steps=10,
     ),
 }  # fmt: skip
+RECIPES = {"ncsn-mnist": {"steps": 1600, "lr": 2e-3, "ema": 0.995, "evaluate_every": 400}}
