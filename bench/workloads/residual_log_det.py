@@ -1,7 +1,8 @@
 """The log-determinant of a residual block: the Neumann gradient beside the same written plainly, and beside autograd.
 
-`eager` is the same estimate with its graph kept; `autograd of the series` differentiates the truncated series itself,
-an estimate of the same gradient whose memory grows with the number of terms.
+`eager` is the same estimate in one graph; `autograd of the series` differentiates the truncated series itself, an
+estimate of the same gradient whose memory grows with the number of terms. `recomputing` keeps three tensors like x, and
+runs the network once more in the backward pass.
 """
 
 from typing import Any
@@ -27,17 +28,14 @@ def signs(x: Tensor) -> Tensor:
 
 
 def plain(x: Tensor, g: nn.Module, terms: int) -> tuple[Tensor, Tensor]:
-    x = x if x.requires_grad else x.detach().requires_grad_()
     v = w = signs(x)
-    with torch.enable_grad():
-        value = g(x)
-        log_det, neumann = x.new_zeros(len(x)), torch.zeros_like(v)
-        for k in range(1, terms + 1):
-            neumann = neumann - (-1) ** k * w
-            (w,) = torch.autograd.grad(value, x, w, retain_graph=True)
-            log_det = log_det - (-1) ** k / k * (w * v).flatten(1).sum(1)
-        (w,) = torch.autograd.grad(value, x, neumann, create_graph=True)
-        gradient = (w * v).flatten(1).sum(1)
+    log_det, neumann = x.new_zeros(len(x)), torch.zeros_like(v)
+    value, pull_back = torch.func.vjp(g, x)[:2]
+    for k in range(1, terms + 1):
+        neumann = neumann - (-1) ** k * w
+        w = pull_back(w)[0].detach()
+        log_det = log_det - (-1) ** k / k * (w * v).flatten(1).sum(1)
+    gradient = (pull_back(neumann)[0] * v).flatten(1).sum(1)
     return x + value, log_det + gradient - gradient.detach()
 
 
@@ -58,10 +56,17 @@ def workload(shape: tuple[int, ...], hidden: int, terms: int, **description: Any
     def run(impl: str) -> Function:
         if impl == "torch":
             return lambda x, g: plain(x, g, terms)
-        return lambda x, g: estimated(g, x, None, signs(x), [1.0] * terms)
+        return lambda x, g: ours(x, g, recompute=False)
+
+    def ours(x: Tensor, g: nn.Module, recompute: bool) -> tuple[Tensor, Tensor]:
+        return estimated(g, x, None, signs(x), [1.0] * terms, recompute=recompute)
 
     series: Function = lambda x, g: by_autograd(x, g, terms)  # noqa: E731
-    rivals = {"autograd of the series": Rival(lambda: series, same_values=False, modes=(TRAIN,))}
+    recomputing: Function = lambda x, g: ours(x, g, recompute=True)  # noqa: E731
+    rivals = {
+        "autograd of the series": Rival(lambda: series, same_values=False, modes=(TRAIN,)),
+        "recomputing": Rival(lambda: recomputing, modes=(TRAIN,)),
+    }
     name = f"{terms} terms, hidden {hidden}, {shape_name(shape)}"
     return Workload(name, make, run, modes=(TRAIN,), rivals=rivals, **description)
 
