@@ -36,10 +36,28 @@ GENKERN_HD A sigmoid(A x) {
 template <typename A>
 using Lanes = A[LANES];
 
+// A number of elements, or a row stride, that the compiler knows: in the plane, rows of two interleave where rows of an
+// unknown size are gathered.
+template <int64_t N>
+struct Known {
+  constexpr operator int64_t() const { return N; }
+};
+template <typename Size>
+constexpr bool is_known = false;
+template <int64_t N>
+constexpr bool is_known<Known<N>> = true;
+
 // out[j] = sum over d of f(j, d), for j < count.
-template <typename A, typename F>
-GENKERN_INLINE void sums(int64_t count, int64_t size, A* __restrict out, const F& f) {
-  if (size < NARROW) {
+template <typename A, typename Size, typename F>
+GENKERN_INLINE void sums(int64_t count, Size size, A* __restrict out, const F& f) {
+  if constexpr (is_known<Size>) {
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++) {
+      A sum = f(j, 0);
+      for (int64_t d = 1; d < size; d++) sum += f(j, d);
+      out[j] = sum;
+    }
+  } else if (size < NARROW) {
     for (int64_t j = 0; j < count; j++) out[j] = A(0);
     for (int64_t d = 0; d < size; d++) {
 #pragma omp simd
@@ -51,9 +69,13 @@ GENKERN_INLINE void sums(int64_t count, int64_t size, A* __restrict out, const F
 }
 
 // f(j, d) for every element of `count` rows.
-template <typename F>
-GENKERN_INLINE void each(int64_t count, int64_t size, const F& f) {
-  if (size < NARROW) {
+template <typename Size, typename F>
+GENKERN_INLINE void each(int64_t count, Size size, const F& f) {
+  if constexpr (is_known<Size>) {
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++)
+      for (int64_t d = 0; d < size; d++) f(j, d);
+  } else if (size < NARROW) {
     for (int64_t d = 0; d < size; d++) {
 #pragma omp simd
       for (int64_t j = 0; j < count; j++) f(j, d);
@@ -67,8 +89,8 @@ GENKERN_INLINE void each(int64_t count, int64_t size, const F& f) {
 }
 
 // total[d] += sum over j of f(j, d): the samples of one block in the arithmetic type, blocks in float64.
-template <typename A, typename F>
-GENKERN_INLINE void column_sums(int64_t count, int64_t size, double* __restrict total, const F& f) {
+template <typename A, typename Size, typename F>
+GENKERN_INLINE void column_sums(int64_t count, Size size, double* __restrict total, const F& f) {
   if (size < NARROW) {
     for (int64_t d = 0; d < size; d++) {
       Lanes<A> lanes = {};

@@ -84,7 +84,7 @@ def test_every_variant_keeps_its_word(layer: CNF, shape: tuple[int, ...], contex
         exact=exact,
         second_order=second_order,
         round_trip=(1e-8, 1e-5),
-        compiles=False,
+        compiles=False,  # tracing so many steps takes long; fewer are traced below
     )
 
 
@@ -181,6 +181,30 @@ def test_no_policy_solves_or_draws_again(adjoint: bool) -> None:
         assert all((layer.backward_evaluations > 0) == adjoint for layer in flow)
     assert_close(found[1], found[0])
     assert_close(found[2], found[0])
+
+
+@pytest.mark.parametrize(
+    ("solver", "steps", "divergence"), [("euler", 2, "exact"), ("midpoint", 1, "exact"), ("rk4", 1, "hutchinson")]
+)
+def test_fixed_steps_are_the_same_in_a_graph_that_is_traced(solver: str, steps: int, divergence: str) -> None:
+    layer = CNF(network(layers=1), divergence=divergence, solver=solver, steps=steps, adjoint=False)
+    x = points().requires_grad_()
+    torch._dynamo.reset()
+    found = []
+    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(0)
+        z, log_det = run(x)
+        found.append([z, log_det, *torch.autograd.grad(z.square().sum() - log_det.sum(), [x, *layer.parameters()])])
+    assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+    torch.manual_seed(0)
+    exported = torch.export.export(layer, (x.detach(),)).module()
+    torch.manual_seed(0)
+    assert_close(exported(x.detach()), tuple(value.detach() for value in found[0][:2]))
+
+
+def test_steps_that_the_data_choose_are_not_exported() -> None:
+    with pytest.raises(RuntimeError, match="CNF: dopri5 chooses its steps by the data; export with solver='rk4'"):
+        torch.export.export(CNF(network()), (points(),))
 
 
 def test_a_hard_sample_keeps_its_tolerance_among_easy_ones() -> None:

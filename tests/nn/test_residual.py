@@ -24,6 +24,7 @@ from genkern.nn.flows.lipschitz import held
 from genkern.nn.flows.replay import noise_of
 from genkern.nn.flows.residual import estimated, exact, log_det_of_one_plus
 from genkern.nn.memory import bytes_saved
+from genkern.ops import concat_elu
 from genkern.testing import check_flow
 
 
@@ -113,6 +114,63 @@ def test_memory_is_flat_in_the_number_of_terms() -> None:
         layer = ResidualFlow(g, log_det=PowerSeries(terms))
         saved.append(bytes_saved(layer, x) / (x.numel() * 4))
     assert saved[0] == saved[1] == saved[2] <= 3.01  # x, v and the Neumann vector
+
+
+def test_a_network_that_is_kept_gives_the_same_gradients_and_is_flat_in_the_number_of_terms_too() -> None:
+    g, v, x = network(), torch.randn(3, 4, dtype=torch.float64), data().requires_grad_()
+    found, share = [], torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    for recompute in (True, False):
+        z, log_det = estimated(g, x, None, v, [1.0] * 5, recompute=recompute)
+        total = z.square().sum() - log_det @ share
+        found.append(torch.autograd.grad(total, [x, *g.parameters()], retain_graph=True))
+        found.append(torch.autograd.grad(total, [x, *g.parameters()]))
+    for again in found[1:]:
+        assert_close(again, found[0], rtol=1e-12, atol=1e-12)
+    layers = [ResidualFlow(g, log_det=PowerSeries(terms), recompute=False) for terms in (1, 16)]
+    first, last = (bytes_saved(layer, x) for layer in layers)
+    assert first == last > bytes_saved(ResidualFlow(g, log_det=PowerSeries(1)), x)
+
+
+def test_a_series_is_the_same_in_a_graph_that_is_traced() -> None:
+    layer = ResidualFlow(network(), log_det=PowerSeries(5), evaluation=PowerSeries(9))
+    x = data().requires_grad_()
+    for mode in (False, True):
+        layer.train(mode)
+        state = copy.deepcopy(layer.state_dict())
+        torch._dynamo.reset()
+        found = []
+        for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+            layer.load_state_dict(state)  # training moves the power iteration
+            torch.manual_seed(0)
+            z, log_det = run(x)
+            total = z.square().sum() - log_det.sum()
+            found.append([z, log_det, *torch.autograd.grad(total, [x, *layer.parameters()]), *layer.buffers()])
+        assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", [ExactLogDet(), PowerSeries(6)])
+def test_an_exported_layer_is_the_same_whatever_its_network_is_made_of(estimator) -> None:
+    """An export differentiates forwards, where the dispatcher ops of genkern say zero."""
+
+    class Concatenated(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return concat_elu(x)
+
+    g = nn.Sequential(SpectralLinear(4, 6, bound=0.6), Concatenated(), SpectralLinear(12, 4, bound=0.6))
+    layer, x = ResidualFlow(g, log_det=estimator, evaluation=estimator).double().eval(), data()
+    torch.manual_seed(0)
+    program = torch.export.export(layer, (x,)).module()
+    torch.manual_seed(0)
+    found = program(x)
+    torch.manual_seed(0)
+    wanted = layer(x)
+    assert_close(found, wanted)
+    assert (wanted[1].abs() > 1e-3).all()
+
+
+def test_a_roulette_is_not_exported() -> None:
+    with pytest.raises(RuntimeError, match=r"the length of a roulette is drawn on the host.* use evaluation=PowerSer"):
+        torch.export.export(ResidualFlow(network()).eval(), (data(),))
 
 
 @pytest.mark.parametrize("policy", ["store", "checkpoint", "invert"])

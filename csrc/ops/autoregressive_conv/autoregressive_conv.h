@@ -33,6 +33,21 @@ struct Window {
   GENKERN_HD int reach() const { return rows * lag() + columns; }
 };
 
+// Which entries of the weight [to, from, row, column] are read at all.
+struct Live {
+  Window window;
+  bool reverse;
+
+  GENKERN_HD bool centre(int row, int column) const { return row == window.rows && column == window.columns; }
+  // A tap beside the centre, of any two channels.
+  GENKERN_HD bool tap(int row, int column) const {
+    const int dy = reverse ? row - window.rows : window.rows - row;  // how far above
+    const int dx = reverse ? column - window.columns : window.columns - column;
+    return (dy > 0 || (dy == 0 && dx > 0)) && (!window.square || dx >= 0);
+  }
+  GENKERN_HD bool at_centre(int64_t to, int64_t from) const { return reverse ? from >= to : from <= to; }
+};
+
 struct Strides {
   int64_t first, second, row, column;
 };

@@ -123,7 +123,7 @@ __global__ void solve_kernel(Solve<T> solve, T* spill, int64_t spill_size, doubl
 }
 
 void check(cudaError_t status) {
-  STD_TORCH_CHECK(status == cudaSuccess, "autoregressive_solve: ", cudaGetErrorString(status));
+  STD_TORCH_CHECK(status == cudaSuccess, "autoregressive_conv: ", cudaGetErrorString(status));
 }
 
 // Elements of T beyond those that fit in `resident`, taken in the order of the kernel.
@@ -173,8 +173,87 @@ Tensor solve_cuda(Tensor y, Tensor weight, bool square, bool reverse) {
   return x;
 }
 
+// One thread for each entry of the weight; the first block also sums ln |L_cc|, in order.
+template <typename T>
+__global__ void taps_kernel(Live live, int64_t channels, const T* __restrict__ weight, T* __restrict__ taps,
+                            arithmetic_t<T>* __restrict__ log_det) {
+  const int64_t columns = 2 * live.window.columns + 1, area = columns * (2 * live.window.rows + 1);
+  const int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+  if (i < channels * channels * area) {
+    const int64_t pair = i / area, t = i % area;
+    const bool centre = t == area / 2;
+    const bool kept =
+        centre ? live.at_centre(pair / channels, pair % channels) : live.tap(int(t / columns), int(t % columns));
+    taps[i] = kept ? weight[i] : store<T>(arithmetic_t<T>(0));
+  }
+  if (i == 0) {
+    double sum = 0;
+    for (int64_t c = 0; c < channels; c++)
+      sum += ::log(::fabs(double(load(weight[(c * channels + c) * area + area / 2]))));
+    *log_det = arithmetic_t<T>(sum);
+  }
+}
+
+template <typename T>
+__global__ void taps_backward_kernel(Live live, int64_t channels, const T* __restrict__ grad_taps,
+                                     const arithmetic_t<T>* __restrict__ grad_log_det, const T* __restrict__ weight,
+                                     T* __restrict__ grad) {
+  using A = arithmetic_t<T>;
+  const int64_t columns = 2 * live.window.columns + 1, area = columns * (2 * live.window.rows + 1);
+  const int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+  if (i >= channels * channels * area) return;
+  const int64_t pair = i / area, t = i % area, to = pair / channels, from = pair % channels;
+  const bool centre = t == area / 2;
+  const bool kept = centre ? live.at_centre(to, from) : live.tap(int(t / columns), int(t % columns));
+  A value = kept ? load(grad_taps[i]) : A(0);
+  if (centre && to == from && *grad_log_det != A(0)) value += *grad_log_det / load(weight[i]);
+  grad[i] = store<T>(value);
+}
+
+constexpr int64_t BLOCK = 256;
+
+unsigned blocks_of(const Tensor& weight) { return unsigned((weight.numel() + BLOCK - 1) / BLOCK); }
+
+cudaStream_t stream_of(const Tensor& tensor) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+std::tuple<Tensor, Tensor> taps_cuda(Tensor weight, bool square, bool reverse) {
+  const torch::stable::accelerator::DeviceGuard guard(weight.get_device_index());
+  weight = dense(weight);
+  Tensor taps = output_like(weight), log_det = output(weight, {}, wide(weight));
+  dispatch("autoregressive_taps", weight.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    taps_kernel<T><<<blocks_of(weight), BLOCK, 0, stream_of(weight)>>>(live_of(weight, square, reverse), weight.size(0),
+                                                                       data<T>(weight), data<T>(taps),
+                                                                       data<arithmetic_t<T>>(log_det));
+    check(cudaGetLastError());
+  });
+  return {taps, log_det};
+}
+
+Tensor taps_backward_cuda(Tensor grad_taps, Tensor grad_log_det, Tensor weight, bool square, bool reverse) {
+  const torch::stable::accelerator::DeviceGuard guard(weight.get_device_index());
+  grad_taps = dense(grad_taps), weight = dense(weight);
+  Tensor grad = output_like(weight);
+  dispatch("autoregressive_taps", weight.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    taps_backward_kernel<T><<<blocks_of(weight), BLOCK, 0, stream_of(weight)>>>(
+        live_of(weight, square, reverse), weight.size(0), data<T>(grad_taps), data<arithmetic_t<T>>(grad_log_det),
+        data<T>(weight), data<T>(grad));
+    check(cudaGetLastError());
+  });
+  return grad;
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(genkern, CUDA, m) { m.impl("autoregressive_solve", TORCH_BOX(&solve_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(genkern, CUDA, m) {
+  m.impl("autoregressive_solve", TORCH_BOX(&solve_cuda));
+  m.impl("autoregressive_taps", TORCH_BOX(&taps_cuda));
+  m.impl("autoregressive_taps_backward", TORCH_BOX(&taps_backward_cuda));
+}
 
 }  // namespace genkern::autoregressive_conv

@@ -1,4 +1,5 @@
 #include "cpu.h"
+#include "taps.h"
 #include "tensors.h"
 
 namespace genkern::autoregressive_conv {
@@ -30,8 +31,41 @@ Tensor solve_cpu(Tensor y, Tensor weight, bool square, bool reverse) {
   return x;
 }
 
+Kernel kernel_of(const Tensor& weight, bool square, bool reverse) {
+  return {weight.size(0), weight.size(2) * weight.size(3), live_of(weight, square, reverse)};
+}
+
+// The weight, or its gradient, with zeros where nothing is read, and the sum of ln |L_cc|.
+std::tuple<Tensor, Tensor> taps_cpu(Tensor weight, bool square, bool reverse) {
+  weight = dense(weight);
+  Tensor taps = output_like(weight), log_det = output(weight, {}, wide(weight));
+  dispatch("autoregressive_taps", weight.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const Kernel kernel = kernel_of(weight, square, reverse);
+    keep_live(kernel, data<T>(weight), data<T>(taps));
+    *data<arithmetic_t<T>>(log_det) = arithmetic_t<T>(log_diagonal(kernel, data<T>(weight)));
+  });
+  return {taps, log_det};
+}
+
+Tensor taps_backward_cpu(Tensor grad_taps, Tensor grad_log_det, Tensor weight, bool square, bool reverse) {
+  grad_taps = dense(grad_taps), weight = dense(weight);
+  Tensor grad = output_like(weight);
+  dispatch("autoregressive_taps", weight.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const Kernel kernel = kernel_of(weight, square, reverse);
+    keep_live(kernel, data<T>(grad_taps), data<T>(grad));
+    add_log_diagonal(kernel, *data<arithmetic_t<T>>(grad_log_det), data<T>(weight), data<T>(grad));
+  });
+  return grad;
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(genkern, CPU, m) { m.impl("autoregressive_solve", TORCH_BOX(&solve_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(genkern, CPU, m) {
+  m.impl("autoregressive_solve", TORCH_BOX(&solve_cpu));
+  m.impl("autoregressive_taps", TORCH_BOX(&taps_cpu));
+  m.impl("autoregressive_taps_backward", TORCH_BOX(&taps_backward_cpu));
+}
 
 }  // namespace genkern::autoregressive_conv

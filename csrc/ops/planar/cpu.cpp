@@ -16,14 +16,20 @@ Shape<double> shared_shape(const T* u, const T* w, int64_t size) {
   return shape_of(a, n);
 }
 
-template <typename T, typename A>
-GENKERN_INLINE void prepare(Block<A>& block, bool inverse, int64_t count, int64_t size, int64_t row,
-                            const T* __restrict x, const T* __restrict u, const T* __restrict w,
+// What u and w of all samples give, once for many blocks.
+template <typename T, typename Call>
+Shape<double> shared_shape(const Call& call) {
+  if (!call.shared) return {};
+  return shared_shape(static_cast<const T*>(call.u), static_cast<const T*>(call.w), call.size);
+}
+
+template <typename T, typename A, typename Size, typename Row>
+GENKERN_INLINE void prepare(Block<A>& block, const Shape<double>& shape, bool inverse, int64_t count, Size size,
+                            Row row, const T* __restrict x, const T* __restrict u, const T* __restrict w,
                             const T* __restrict b) {
   const bool shared = row == 0;
   sums(count, size, block.alpha, [&](int64_t j, int64_t d) { return load(x[j * size + d]) * load(w[j * row + d]); });
-  if (shared) {  // once, and in float64
-    const Shape<double> shape = shared_shape(u, w, size);
+  if (shared) {
     for (int64_t j = 0; j < count; j++) {
       block.k[j] = A(shape.k), block.s[j] = A(shape.s);
       block.s_a[j] = A(shape.s_a), block.s_n[j] = A(shape.s_n), block.k_a[j] = A(shape.k_a),
@@ -69,9 +75,9 @@ GENKERN_INLINE void prepare(Block<A>& block, bool inverse, int64_t count, int64_
   }
 }
 
-template <typename T, typename A = arithmetic_t<T>>
-GENKERN_INLINE void forward_loop(const Forward& call, int64_t begin, int64_t end) {
-  const int64_t size = call.size, row = call.shared ? 0 : size;
+template <typename T, typename Size, typename Row, typename A = arithmetic_t<T>>
+GENKERN_INLINE void forward_loop(const Forward& call, Size size, Row row, int64_t begin, int64_t end) {
+  const Shape<double> shape = shared_shape<T>(call);
   for (int64_t first = begin; first < end; first += LANES) {
     const int64_t count = std::min<int64_t>(LANES, end - first), from = call.shared ? 0 : first;
     const T* __restrict x = static_cast<const T*>(call.x) + first * size;
@@ -80,7 +86,7 @@ GENKERN_INLINE void forward_loop(const Forward& call, int64_t begin, int64_t end
     T* __restrict y = static_cast<T*>(call.y) + first * size;
     A* __restrict log_det = static_cast<A*>(call.log_det) + first;
     Block<A> block;
-    prepare(block, call.inverse, count, size, row, x, u, w, static_cast<const T*>(call.b) + from);
+    prepare(block, shape, call.inverse, count, size, row, x, u, w, static_cast<const T*>(call.b) + from);
     Lanes<A> c;
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) {
@@ -96,10 +102,10 @@ GENKERN_INLINE void forward_loop(const Forward& call, int64_t begin, int64_t end
   }
 }
 
-template <typename T, typename A = arithmetic_t<T>>
-GENKERN_INLINE void backward_loop(const Backward& call, int64_t begin, int64_t end) {
-  const int64_t size = call.size, row = call.shared ? 0 : size;
+template <typename T, typename Size, typename Row, typename A = arithmetic_t<T>>
+GENKERN_INLINE void backward_loop(const Backward& call, Size size, Row row, int64_t begin, int64_t end) {
   double* partial = call.shared ? call.partial + begin / PER_UNIT * partial_width(size) : nullptr;
+  const Shape<double> shape = shared_shape<T>(call);
   for (int64_t first = begin; first < end; first += LANES) {
     const int64_t count = std::min<int64_t>(LANES, end - first), from = call.shared ? 0 : first;
     const T* __restrict x = static_cast<const T*>(call.x) + first * size;
@@ -109,7 +115,7 @@ GENKERN_INLINE void backward_loop(const Backward& call, int64_t begin, int64_t e
     T* __restrict grad_x = static_cast<T*>(call.grad_x) + first * size;
     const A* __restrict g_log_det = static_cast<const A*>(call.grad_log_det) + first;
     Block<A> block;
-    prepare(block, call.inverse, count, size, row, x, u, w, static_cast<const T*>(call.b) + from);
+    prepare(block, shape, call.inverse, count, size, row, x, u, w, static_cast<const T*>(call.b) + from);
     Lanes<A> gu, gw, c, g_alpha, g_a, g_n, g_b;
     sums(count, size, gu, [&](int64_t j, int64_t d) { return load(g[j * size + d]) * load(u[j * row + d]); });
     sums(count, size, gw, [&](int64_t j, int64_t d) { return load(g[j * size + d]) * load(w[j * row + d]); });
@@ -153,29 +159,44 @@ GENKERN_INLINE void backward_loop(const Backward& call, int64_t begin, int64_t e
   }
 }
 
-#define GENKERN_DEFINE(T, CLONES)                                                     \
-  CLONES void run(const Forward& call, int64_t begin, int64_t end, const T*) {        \
-    forward_loop<T>(call, begin, end);                                                \
-  }                                                                                   \
-  CLONES void run(const Backward& call, int64_t begin, int64_t end, const T*) {       \
-    backward_loop<T>(call, begin, end);                                               \
+// Each in a function of its own: in one they would be too much for the inliner, and no longer vectorise.
+#define GENKERN_DEFINE(T, CLONES)                                                           \
+  CLONES void run(const Forward& call, int64_t begin, int64_t end, const T*) {              \
+    forward_loop<T>(call, call.size, call.shared ? 0 : call.size, begin, end);              \
+  }                                                                                         \
+  CLONES void run(const Backward& call, int64_t begin, int64_t end, const T*) {             \
+    backward_loop<T>(call, call.size, call.shared ? 0 : call.size, begin, end);             \
+  }                                                                                         \
+  CLONES void run_in_the_plane(const Forward& call, int64_t begin, int64_t end, const T*) {  \
+    forward_loop<T>(call, Known<2>{}, Known<0>{}, begin, end);                              \
+  }                                                                                         \
+  CLONES void run_in_the_plane(const Backward& call, int64_t begin, int64_t end, const T*) { \
+    backward_loop<T>(call, Known<2>{}, Known<0>{}, begin, end);                             \
   }
 GENKERN_DEFINE(float, GENKERN_CLONES)
 GENKERN_DEFINE(double, )
 GENKERN_DEFINE(Half, GENKERN_CLONES)
 GENKERN_DEFINE(BFloat16, GENKERN_CLONES)
 
+template <typename T, typename Call>
+void run_samples(const Call& call, int64_t begin, int64_t end) {
+  if (call.size == 2 && call.shared)
+    run_in_the_plane(call, begin, end, static_cast<const T*>(nullptr));
+  else
+    run(call, begin, end, static_cast<const T*>(nullptr));
+}
+
 }  // namespace
 
 template <typename T>
 void forward(const Forward& call, int64_t begin, int64_t end) {
-  run(call, begin * PER_UNIT, std::min(end * PER_UNIT, call.batch), static_cast<const T*>(nullptr));
+  run_samples<T>(call, begin * PER_UNIT, std::min(end * PER_UNIT, call.batch));
 }
 
 template <typename T>
 void backward(const Backward& call, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; unit++)
-    run(call, unit * PER_UNIT, std::min((unit + 1) * PER_UNIT, call.batch), static_cast<const T*>(nullptr));
+    run_samples<T>(call, unit * PER_UNIT, std::min((unit + 1) * PER_UNIT, call.batch));
 }
 
 template <typename T>

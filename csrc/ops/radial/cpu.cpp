@@ -9,8 +9,20 @@ struct Block {
   Lanes<A> r_in, r, a, a_slope, b, c, c_slope;
 };
 
-template <typename T, typename A>
-GENKERN_INLINE void prepare(Block<A>& block, bool inverse, int64_t count, int64_t size, int64_t row,
+// Both parameters of all samples, in float64, once for many blocks.
+struct Shared {
+  Positive<double> a, c;
+};
+
+template <typename T, typename Call>
+Shared shared_parameters(const Call& call) {
+  if (!call.shared) return {};
+  return {positive(double(load(*static_cast<const T*>(call.raw_a)))),
+          positive(double(load(*static_cast<const T*>(call.raw_b))))};
+}
+
+template <typename T, typename A, typename Size, typename Row>
+GENKERN_INLINE void prepare(Block<A>& block, const Shared& parameters, bool inverse, int64_t count, Size size, Row row,
                             const T* __restrict x, const T* __restrict center, const T* __restrict raw_a,
                             const T* __restrict raw_b) {
   const bool shared = row == 0;
@@ -18,8 +30,8 @@ GENKERN_INLINE void prepare(Block<A>& block, bool inverse, int64_t count, int64_
     const A away = load(x[j * size + d]) - load(center[j * row + d]);
     return away * away;
   });
-  if (shared) {  // once, and in float64
-    const Positive<double> a = positive(double(load(raw_a[0]))), c = positive(double(load(raw_b[0])));
+  if (shared) {
+    const Positive<double>&a = parameters.a, &c = parameters.c;
     for (int64_t j = 0; j < count; j++) {
       block.a[j] = A(a.value), block.a_slope[j] = A(a.slope), block.b[j] = A(c.value - a.value);
       block.c[j] = A(c.value), block.c_slope[j] = A(c.slope);
@@ -40,9 +52,9 @@ GENKERN_INLINE void prepare(Block<A>& block, bool inverse, int64_t count, int64_
   }
 }
 
-template <typename T, typename A = arithmetic_t<T>>
-GENKERN_INLINE void forward_loop(const Forward& call, int64_t begin, int64_t end) {
-  const int64_t size = call.size, row = call.shared ? 0 : size;
+template <typename T, typename Size, typename Row, typename A = arithmetic_t<T>>
+GENKERN_INLINE void forward_loop(const Forward& call, Size size, Row row, int64_t begin, int64_t end) {
+  const Shared parameters = shared_parameters<T>(call);
   for (int64_t first = begin; first < end; first += LANES) {
     const int64_t count = std::min<int64_t>(LANES, end - first), from = call.shared ? 0 : first;
     const T* __restrict x = static_cast<const T*>(call.x) + first * size;
@@ -50,7 +62,7 @@ GENKERN_INLINE void forward_loop(const Forward& call, int64_t begin, int64_t end
     T* __restrict y = static_cast<T*>(call.y) + first * size;
     A* __restrict log_det = static_cast<A*>(call.log_det) + first;
     Block<A> block;
-    prepare(block, call.inverse, count, size, row, x, center, static_cast<const T*>(call.raw_a) + from,
+    prepare(block, parameters, call.inverse, count, size, row, x, center, static_cast<const T*>(call.raw_a) + from,
             static_cast<const T*>(call.raw_b) + from);
     Lanes<A> step;
 #pragma omp simd
@@ -66,10 +78,10 @@ GENKERN_INLINE void forward_loop(const Forward& call, int64_t begin, int64_t end
   }
 }
 
-template <typename T, typename A = arithmetic_t<T>>
-GENKERN_INLINE void backward_loop(const Backward& call, int64_t begin, int64_t end) {
-  const int64_t size = call.size, row = call.shared ? 0 : size;
+template <typename T, typename Size, typename Row, typename A = arithmetic_t<T>>
+GENKERN_INLINE void backward_loop(const Backward& call, Size size, Row row, int64_t begin, int64_t end) {
   double* partial = call.shared ? call.partial + begin / PER_UNIT * partial_width(size) : nullptr;
+  const Shared parameters = shared_parameters<T>(call);
   for (int64_t first = begin; first < end; first += LANES) {
     const int64_t count = std::min<int64_t>(LANES, end - first), from = call.shared ? 0 : first;
     const T* __restrict x = static_cast<const T*>(call.x) + first * size;
@@ -78,7 +90,7 @@ GENKERN_INLINE void backward_loop(const Backward& call, int64_t begin, int64_t e
     T* __restrict grad_x = static_cast<T*>(call.grad_x) + first * size;
     const A* __restrict g_log_det = static_cast<const A*>(call.grad_log_det) + first;
     Block<A> block;
-    prepare(block, call.inverse, count, size, row, x, center, static_cast<const T*>(call.raw_a) + from,
+    prepare(block, parameters, call.inverse, count, size, row, x, center, static_cast<const T*>(call.raw_a) + from,
             static_cast<const T*>(call.raw_b) + from);
     Lanes<A> dot, excess, along;
     Lanes<double> g_raw_a, g_raw_b;
@@ -116,29 +128,44 @@ GENKERN_INLINE void backward_loop(const Backward& call, int64_t begin, int64_t e
   }
 }
 
-#define GENKERN_DEFINE(T, CLONES)                                                     \
-  CLONES void run(const Forward& call, int64_t begin, int64_t end, const T*) {        \
-    forward_loop<T>(call, begin, end);                                                \
-  }                                                                                   \
-  CLONES void run(const Backward& call, int64_t begin, int64_t end, const T*) {       \
-    backward_loop<T>(call, begin, end);                                               \
+// Each in a function of its own: in one they would be too much for the inliner, and no longer vectorise.
+#define GENKERN_DEFINE(T, CLONES)                                                           \
+  CLONES void run(const Forward& call, int64_t begin, int64_t end, const T*) {              \
+    forward_loop<T>(call, call.size, call.shared ? 0 : call.size, begin, end);              \
+  }                                                                                         \
+  CLONES void run(const Backward& call, int64_t begin, int64_t end, const T*) {             \
+    backward_loop<T>(call, call.size, call.shared ? 0 : call.size, begin, end);             \
+  }                                                                                         \
+  CLONES void run_in_the_plane(const Forward& call, int64_t begin, int64_t end, const T*) {  \
+    forward_loop<T>(call, Known<2>{}, Known<0>{}, begin, end);                              \
+  }                                                                                         \
+  CLONES void run_in_the_plane(const Backward& call, int64_t begin, int64_t end, const T*) { \
+    backward_loop<T>(call, Known<2>{}, Known<0>{}, begin, end);                             \
   }
 GENKERN_DEFINE(float, GENKERN_CLONES)
 GENKERN_DEFINE(double, )
 GENKERN_DEFINE(Half, GENKERN_CLONES)
 GENKERN_DEFINE(BFloat16, GENKERN_CLONES)
 
+template <typename T, typename Call>
+void run_samples(const Call& call, int64_t begin, int64_t end) {
+  if (call.size == 2 && call.shared)
+    run_in_the_plane(call, begin, end, static_cast<const T*>(nullptr));
+  else
+    run(call, begin, end, static_cast<const T*>(nullptr));
+}
+
 }  // namespace
 
 template <typename T>
 void forward(const Forward& call, int64_t begin, int64_t end) {
-  run(call, begin * PER_UNIT, std::min(end * PER_UNIT, call.batch), static_cast<const T*>(nullptr));
+  run_samples<T>(call, begin * PER_UNIT, std::min(end * PER_UNIT, call.batch));
 }
 
 template <typename T>
 void backward(const Backward& call, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; unit++)
-    run(call, unit * PER_UNIT, std::min((unit + 1) * PER_UNIT, call.batch), static_cast<const T*>(nullptr));
+    run_samples<T>(call, unit * PER_UNIT, std::min((unit + 1) * PER_UNIT, call.batch));
 }
 
 template <typename T>

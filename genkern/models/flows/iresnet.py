@@ -97,7 +97,8 @@ class IResNet(FlowModel):
     def _block(self, g: nn.Module, config: Config) -> Flow:
         if config.exact:
             return ResidualFlow(g, log_det=ExactLogDet())
-        return ResidualFlow(g, log_det=PowerSeries(config.terms), evaluation=PowerSeries(config.eval_terms))
+        train, evaluate = PowerSeries(config.terms), PowerSeries(config.eval_terms)
+        return ResidualFlow(g, log_det=train, evaluation=evaluate, recompute=config.policy != "store")
 
 
 PRESETS = {

@@ -111,7 +111,7 @@ class ResidualFlowModel(FlowModel):
         if config.exact:
             return ResidualFlow(g, log_det=ExactLogDet())
         train, evaluate = (RussianRoulette(terms, config.p) for terms in (config.terms, config.eval_terms))
-        return ResidualFlow(g, log_det=train, evaluation=evaluate)
+        return ResidualFlow(g, log_det=train, evaluation=evaluate, recompute=config.policy != "store")
 
     @torch.no_grad()
     def log_prob_and_error(

@@ -51,6 +51,7 @@ class Entry:
         shape: of one sample.
         ops: the operations of `genkern.ops` that it runs on; none: plain PyTorch.
         derivatives: how often it can be differentiated.
+        traces: what `torch.compile` and `torch.export` take of it.
         checks: arguments for `genkern.testing.check_flow`; ``context`` holds the shape of one sample's context.
     """
 
@@ -62,6 +63,7 @@ class Entry:
     shape: tuple[int, ...] = PICTURE
     ops: tuple[str, ...] = ()
     derivatives: str = "first, second"
+    traces: str = "whole"
     checks: dict[str, Any] = field(default_factory=dict)
 
     def example(self) -> Flow:
@@ -185,7 +187,8 @@ CATALOGUE: list[Entry] = [
         lambda: CNF(VelocityNetwork(VECTOR, hidden=6, layers=1), divergence="exact", solver="rk4", steps=8),
         VECTOR,
         derivatives="first; higher ones through the solver",
-        checks={"round_trip": (1e-8, 1e-5), "compiles": False},
+        traces="whole with a fixed step; an adaptive solver asks the host",
+        checks={"round_trip": (1e-8, 1e-5), "compiles": False},  # tracing so many steps takes long
     ),
     Entry(
         "SplineCoupling",
@@ -265,17 +268,27 @@ CATALOGUE: list[Entry] = [
         lambda: ResidualFlow(residual_network(3), log_det=ExactLogDet()),
         (3,),
         derivatives="first, second; with an estimate, and through the inverse: first",
+        traces="whole; the length of a roulette and of the inverse's iteration are the host's",
     ),
 ]
 
 
-COLUMNS = ("layer", "density direction", "inverse", "log-determinant", "derivatives", "backends", "saved")
+COLUMNS = (
+    "layer",
+    "density direction",
+    "inverse",
+    "log-determinant",
+    "derivatives",
+    "compile, export",
+    "backends",
+    "saved",
+)
 
 
 def rows() -> list[tuple[str, ...]]:
     """The catalogue as text, a cell for each of `COLUMNS`."""
     return [
-        (e.layer, e.function, e.inverse, e.log_det, e.derivatives, e.backends(), f"{e.saved():.2g} x")
+        (e.layer, e.function, e.inverse, e.log_det, e.derivatives, e.traces, e.backends(), f"{e.saved():.2g} x")
         for e in sorted(CATALOGUE, key=lambda entry: entry.layer)
     ]
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ... import random
 from .flow import Flow, no_volume
 from .replay import rademacher
+from .traced import State, fixed_steps, linearized, unit
 
 DIVERGENCES, NOISES = ("hutchinson", "exact"), ("rademacher", "gaussian")
 FIXED_STEP = ("euler", "midpoint", "rk4")
 SOLVERS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", *FIXED_STEP)
-State = tuple[Tensor, Tensor]
 
 
 class CNF(Flow):
@@ -54,6 +54,10 @@ class CNF(Flow):
     The layer decides what it stores under every policy of a `FlowSequential`. `evaluations` counts the calls of the
     velocity in the last solve, `backward_evaluations` those in the adjoint's. States are float32 or wider and the
     velocity is computed in their precision, also under autocast and from parameters of less.
+
+    With a fixed step `torch.compile` and `torch.export` take the layer whole: the same steps without torchdiffeq, whose
+    gradient is that of the steps; they are not counted. An adaptive solver asks the host after every step: there a
+    compiled graph breaks, and an export raises.
 
     Raises:
         ValueError: for an unknown divergence, noise or solver.
@@ -110,6 +114,22 @@ class CNF(Flow):
         return True
 
     def _solve(self, x: Tensor, context: Tensor | None, start: float, end: float) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling() and self._scheme()[0] in FIXED_STEP:
+            return self._traced(x, context, start, end)
+        if torch.compiler.is_exporting():
+            raise RuntimeError(f"CNF: {self.solver} chooses its steps by the data; export with solver='rk4'.")
+        return self._by_torchdiffeq(x, context, start, end)
+
+    def _traced(self, x: Tensor, context: Tensor | None, start: float, end: float) -> tuple[Tensor, Tensor]:
+        solver, steps = self._scheme()
+        with torch.autocast(x.device.type, enabled=False):
+            z, log_det = x.to(torch.promote_types(x.dtype, torch.float32)), no_volume(x)
+            dynamics = Dynamics(self, z, context, Count())
+            z, log_det = fixed_steps(dynamics.traced, (z, log_det), start, end, steps, solver)
+        return z.to(x.dtype), log_det if self.tracks_volume else torch.full_like(log_det, torch.nan)
+
+    @torch.compiler.disable
+    def _by_torchdiffeq(self, x: Tensor, context: Tensor | None, start: float, end: float) -> tuple[Tensor, Tensor]:
         torchdiffeq = _torchdiffeq()
         if not len(x):
             return x.clone(), no_volume(x)
@@ -146,12 +166,16 @@ class CNF(Flow):
             z, log_det = _FirstOrder.apply(z, log_det)
         return z.to(x.dtype), log_det
 
+    def _scheme(self) -> tuple[str, int]:
+        """The solver of the present mode, and its steps."""
+        if self.training and self.training_steps is not None:
+            return "rk4", self.training_steps
+        return self.solver, self.steps
+
     def _settings(self, times: Tensor) -> dict[str, Any]:
         """What torchdiffeq is told for a solve in the present mode."""
-        solver, steps = self.solver, self.steps
+        solver, steps = self._scheme()
         options: dict[str, Any] = {}
-        if self.training and self.training_steps is not None:
-            solver, steps = "rk4", self.training_steps
         if solver in FIXED_STEP:
             options["grid_constructor"] = lambda _, __, t: torch.linspace(t[0], t[-1], steps + 1).to(t)
         else:
@@ -189,7 +213,7 @@ class Dynamics:
         self.velocity, self.count, self.volume = layer.velocity, count, layer.tracks_volume
         self.parameters = {name: p.to(z.dtype) for name, p in layer.velocity.named_parameters()}
         # not the module's own where the adjoint runs later, nor where parameters of less precision were widened
-        later = layer.adjoint and torch.is_grad_enabled()
+        later = layer.adjoint and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         self.own = not later and all(p.dtype == z.dtype for p in layer.velocity.parameters())
         self.context = context if context is None or not context.is_floating_point() else context.to(z.dtype)
         self.probe = _probe(layer, z) if layer.divergence == "hutchinson" and self.volume else None
@@ -212,6 +236,16 @@ class Dynamics:
             dz = self._velocity(t, z)
             divergence = self._divergence(dz, z, graph)
         return (dz, divergence) if graph else (dz.detach(), divergence.detach())
+
+    def traced(self, t: Tensor, state: State) -> State:
+        """The same without autograd inside."""
+        if not self.volume:
+            return self._velocity(t, state[0]), torch.zeros_like(state[1])
+        dz, product = linearized(lambda z: self._velocity(t, z), state[0])
+        if self.probe is not None:
+            return dz, (product(self.probe) * self.probe).flatten(1).sum(1)
+        diagonal = [product(unit(dz, i)).flatten(1)[:, i] for i in range(dz[0].numel())]
+        return dz, torch.stack(diagonal).sum(0)
 
     def _velocity(self, t: Tensor, z: Tensor) -> Tensor:
         arguments = (t, z) if self.context is None else (t, z, self.context)

@@ -49,9 +49,11 @@ class AutoregressiveConv2d(Flow):
 
     def kernel(self) -> tuple[Tensor, Tensor]:
         """The convolution's weight, ``[C, C, k, k]``, and the logarithms of the diagonal of its centre, ``[C]``."""
-        log_diagonal = BOUND * torch.tanh(self.log_diagonal / BOUND)
+        wide = torch.promote_types(self.log_diagonal.dtype, torch.float32)  # H W times a sum of them is the log_det
+        log_diagonal = BOUND * torch.tanh(self.log_diagonal.to(wide) / BOUND)
         unit = torch.where(self.diagonal, 1, self.weight)
-        return log_diagonal.exp()[:, None, None, None] * unit, log_diagonal
+        scale = log_diagonal.exp().to(unit.dtype)
+        return scale[:, None, None, None] * unit, log_diagonal
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._run(x, inverse=False)

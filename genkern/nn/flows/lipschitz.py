@@ -56,9 +56,13 @@ class _Spectral(nn.Module):
 
     def bounded_weight(self) -> Tensor:
         """The weight of a map with Lipschitz constant ``bound`` at most."""
+        self.advance()
+        return self.weight / (self.singular_value() / self.bound).clamp(min=1).to(self.weight.dtype)
+
+    def advance(self) -> None:
+        """The power iteration of a forward pass."""
         if self.training and not self._held and not _in_backward():
             self._iterate(self.iterations)
-        return self.weight / (self.singular_value() / self.bound).clamp(min=1).to(self.weight.dtype)
 
     @torch.no_grad()
     def _iterate(self, rounds: int) -> None:
@@ -172,6 +176,13 @@ class LipSwish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(F.softplus(self.raw_beta) * x) / 1.1
+
+
+def advance(network: nn.Module) -> None:
+    """The power iterations of a forward pass of the network."""
+    for layer in network.modules():
+        if isinstance(layer, _Spectral):
+            layer.advance()
 
 
 @contextmanager

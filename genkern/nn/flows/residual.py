@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from ... import random
 from .flow import Flow
-from .lipschitz import held
+from .lipschitz import advance, held
 from .replay import Autocast, evaluating, noise_of, rademacher
+from .traced import linearized, unit
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class ResidualFlow(Flow):
 
     The second form is the Neumann series of the gradient: the vector that stands left of :math:`\partial J` is summed
     without a graph, so that what is kept for the backward pass is x and two vectors of its shape, however many terms
-    there are and whatever the network is; the network is run again in the backward pass. Every sample has the weight
-    that the loss gives it.
+    there are and whatever the network is; the network is run again in the backward pass, unless ``recompute=False``.
+    Every sample has the weight that the loss gives it.
 
     Args:
         network: ``g``, of layers such as `SpectralLinear` and `LipSwish`; deterministic, and without sums over the
@@ -73,12 +75,16 @@ class ResidualFlow(Flow):
             what training uses.
         noise: ``"rademacher"`` or ``"gaussian"``, the distribution of v. It follows from keys that are drawn from
             torch's generator, and from the index of the sample; `error_of` says how much it matters.
+        recompute: run the network again in the backward pass; False: keep what its layers save, which is faster, and
+            flat in the number of terms too.
         tolerance: of the inverse: the largest change of an element in one iteration, relative to one plus the largest
             element; by default 16 roundings of the dtype.
         max_iterations: of the inverse, which raises when they do not suffice.
 
     Derivatives: with `ExactLogDet` any order in `forward`; otherwise, and in `inverse` (by the implicit function
-    theorem), first derivatives only: a second one raises. Behrmann et al. 2019 (arXiv:1811.00995); Chen et al. 2019
+    theorem), first derivatives only: a second one raises. `torch.compile` and `torch.export` take `forward` whole with
+    `ExactLogDet` and `PowerSeries`; the length of a roulette, and of the inverse's iteration, is the host's: there a
+    compiled graph breaks, and an export raises. Behrmann et al. 2019 (arXiv:1811.00995); Chen et al. 2019
     (arXiv:1906.02735), eq. 6-9.
 
     >>> from genkern.nn import LipSwish, SpectralLinear
@@ -95,6 +101,7 @@ class ResidualFlow(Flow):
         log_det: Estimator | None = None,
         evaluation: Estimator | None = None,
         noise: str = "rademacher",
+        recompute: bool = True,
         tolerance: float | None = None,
         max_iterations: int = 2000,
     ):
@@ -106,7 +113,7 @@ class ResidualFlow(Flow):
         if evaluation is None:
             evaluation = self.log_det if isinstance(self.log_det, ExactLogDet) else RussianRoulette(terms=20)
         self.evaluation = evaluation
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self.recompute, self.tolerance, self.max_iterations = recompute, tolerance, max_iterations
         self.sample_offset = 0
 
     @property
@@ -114,14 +121,27 @@ class ResidualFlow(Flow):
         return self.log_det if self.training else self.evaluation
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if isinstance(self.estimator, ExactLogDet):
+        estimator = self.estimator
+        if torch.compiler.is_compiling() and not isinstance(estimator, RussianRoulette):
+            advance(self.network)  # buffers cannot move inside of a derivative that is being traced
+            with held(self.network):
+                if isinstance(estimator, ExactLogDet):
+                    return exact(self._g(context), x)
+                return traced(self._g(context), x, self.vectors(x), estimator.weights())
+        if isinstance(estimator, ExactLogDet):
             return exact(self._g(context), x)
+        if torch.compiler.is_exporting():
+            raise RuntimeError(
+                "ResidualFlow: the length of a roulette is drawn on the host, which an exported program does without; "
+                "use evaluation=PowerSeries(20) or ExactLogDet()."
+            )
         return self._estimated(x, context)
 
     @torch.compiler.disable
     def _estimated(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         assert not isinstance(self.estimator, ExactLogDet)
-        return estimated(self.network, x, context, self.vectors(x), self.estimator.weights())
+        weights = self.estimator.weights()
+        return estimated(self.network, x, context, self.vectors(x), weights, recompute=self.recompute)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with held(self.network):
@@ -184,26 +204,20 @@ def exact(g: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """``x + g(x)`` and log|det(I + J)| from the whole Jacobian."""
     size, graph = x.shape[1:].numel(), torch.is_grad_enabled()
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        value, pull_back = torch.func.vjp(g, x)[:2]
-        rows = [pull_back(_column(value, i))[0] for i in range(size)]
+        value, product = linearized(g, x)
+        rows = [product(unit(value, i)) for i in range(size)]
     else:
         with torch.enable_grad():
             start = x if graph and x.requires_grad else x.detach().requires_grad_()
             value = g(start)
             rows = [
-                torch.autograd.grad(value, start, _column(value, i), retain_graph=True, create_graph=graph)[0]
+                torch.autograd.grad(value, start, unit(value, i), retain_graph=True, create_graph=graph)[0]
                 for i in range(size)
             ]
         value = value if graph else value.detach()
     jacobian = torch.stack([row.flatten(1) for row in rows], 1)  # [B, D, D]
     jacobian = jacobian.to(torch.promote_types(x.dtype, torch.float32))
     return x + value.to(x.dtype), log_det_of_one_plus(jacobian)
-
-
-def _column(value: Tensor, i: int) -> Tensor:
-    one = torch.zeros_like(value).flatten(1)
-    one[:, i] = 1
-    return one.view(value.shape)
 
 
 def log_det_of_one_plus(jacobian: Tensor) -> Tensor:
@@ -216,11 +230,25 @@ def log_det_of_one_plus(jacobian: Tensor) -> Tensor:
 
 
 def estimated(
-    network: nn.Module, x: Tensor, context: Tensor | None, v: Tensor, weights: Sequence[float]
+    network: nn.Module, x: Tensor, context: Tensor | None, v: Tensor, weights: Sequence[float], recompute: bool = True
 ) -> tuple[Tensor, Tensor]:
     """``x + g(x)`` and the weighted series of log det(I + J) for given vectors, with the Neumann gradient."""
     names = [name for name, _ in network.named_parameters()]
-    return _Estimate.apply(network, weights, names, x, context, v, *network.parameters())
+    return _Estimate.apply(network, (weights, recompute), names, x, context, v, *network.parameters())
+
+
+def traced(g: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """`estimated` in a graph that is being traced; the compiler decides what is kept for the backward pass."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    value, product = linearized(g, x)
+    log_det, neumann, w = torch.zeros(len(x), dtype=wide, device=x.device), torch.zeros_like(v), v
+    for k, weight in enumerate(weights, 1):
+        sign = 1.0 if k % 2 else -1.0
+        neumann = neumann + sign * weight * w
+        w = product(w.to(value.dtype)).detach()
+        log_det = log_det + sign * weight / k * (w.to(wide) * v.to(wide)).flatten(1).sum(1)
+    gradient = (product(neumann.to(value.dtype)).to(wide) * v.to(wide)).flatten(1).sum(1)
+    return x + value.to(x.dtype), log_det + (gradient - gradient.detach())
 
 
 def _leaf(value: Tensor | None) -> Tensor | None:
@@ -240,20 +268,27 @@ class _Estimate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, network: nn.Module, weights: Sequence[float], names: Sequence[str], x: Tensor,
+        ctx: Any, network: nn.Module, settings: tuple[Sequence[float], bool], names: Sequence[str], x: Tensor,
         context: Tensor | None, v: Tensor, *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        weights, recompute = settings
+        recompute = recompute or not any(ctx.needs_input_grad)
         ctx.network, ctx.names, ctx.autocast = network, names, Autocast(x.device.type)
         wide = torch.promote_types(x.dtype, torch.float32)
         log_det, neumann, w = torch.zeros(len(x), dtype=wide, device=x.device), torch.zeros_like(v), v
-        with ctx.autocast.restored(), torch.enable_grad(), _no_hooks():
-            start = x.detach().requires_grad_()
-            value = _run(network, names, parameters, start, context)
+        with ctx.autocast.restored(), torch.enable_grad(), _no_hooks() if recompute else nullcontext():
+            start, others = x.detach().requires_grad_(), [context, *parameters]
+            if not recompute:
+                others = [_leaf(t) for t in others]
+            value = _run(network, names, others[1:], start, others[0])
             for k, weight in enumerate(weights, 1):
                 sign = 1.0 if k % 2 else -1.0
                 neumann = neumann + sign * weight * w
-                (w,) = torch.autograd.grad(value, start, w.to(value.dtype), retain_graph=k < len(weights))
+                (w,) = torch.autograd.grad(
+                    value, start, w.to(value.dtype), retain_graph=k < len(weights) or not recompute
+                )
                 log_det += sign * weight / k * (w.to(wide) * v.to(wide)).flatten(1).sum(1)
+        ctx.graph = None if recompute else (value, start, others)
         ctx.save_for_backward(x, context, v, neumann, *parameters)
         return x + value.detach().to(x.dtype), log_det
 
@@ -264,9 +299,11 @@ class _Estimate(torch.autograd.Function):
         grad_z, grad_log_det = grads
         needed = [ctx.needs_input_grad[3], ctx.needs_input_grad[4], *ctx.needs_input_grad[6:]]
         with ctx.autocast.restored(), torch.enable_grad():
-            start = x.detach().requires_grad_()
-            others = [_leaf(t) for t in (context, *parameters)]
-            value = _run(ctx.network, ctx.names, others[1:], start, others[0])
+            if ctx.graph is None:
+                start, others = x.detach().requires_grad_(), [_leaf(t) for t in (context, *parameters)]
+                value = _run(ctx.network, ctx.names, others[1:], start, others[0])
+            else:
+                (value, start, others), ctx.graph = ctx.graph, None  # goes with the first backward pass
             (w,) = torch.autograd.grad(value, start, neumann.to(value.dtype), create_graph=True)
             gradient = (w.to(grad_log_det.dtype) * v.to(grad_log_det.dtype)).flatten(1).sum(1)
         wanted = [t for t, need in zip((start, *others), needed, strict=True) if need and t is not None]

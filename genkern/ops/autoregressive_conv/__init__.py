@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from .._checks import check, promote
 from .._library import wide_dtype
 from .._precision import ieee_convolutions
 from ..invertible_conv1x1.autograd import full_precision
-from . import reference
-from .autograd import solve
+from .autograd import TAPS, solve
 from .reference import live_taps
 
 MASKS = ("raster", "square")
@@ -72,22 +72,22 @@ def autoregressive_conv(
     x, weight = _check(function, x, weight, log_diagonal)
     check(mask in MASKS, function, "mask", f"one of {MASKS}", repr(mask))
     check(impl in ("auto", "torch"), function, "impl", "'auto' or 'torch'", repr(impl))
-    wide = wide_dtype(x.dtype)
+    dtype, wide = x.dtype, wide_dtype(x.dtype)
     square = mask == "square"
-    diagonal = weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2].diagonal()
-    if inverse and check_singular and not torch.compiler.is_compiling():
-        _check_singular(function, diagonal.detach())
-    if log_diagonal is None:
-        log_diagonal = diagonal.to(wide).abs().log()
-    pixels = x.shape[2] * x.shape[3]
-    log_det = ((-pixels if inverse else pixels) * log_diagonal.to(wide).sum()).expand(len(x))
+    padding = weight.shape[2] // 2, weight.shape[3] // 2
     with full_precision(x), ieee_convolutions(x):
+        if log_diagonal is None or not inverse:
+            taps, total = TAPS(weight if impl == "auto" else weight.to(wide), square, reverse, impl=impl)
+        if log_diagonal is not None:
+            total = log_diagonal.to(wide).sum()
         if inverse:  # in float32 or wider: a rounded solution is the source of what follows it
-            y = solve(x.to(wide), weight.to(wide), square, reverse, impl).to(x.dtype)
-        elif impl == "torch":
-            y = reference.autoregressive_conv(x.to(wide), weight.to(wide), square, reverse).to(x.dtype)
+            if check_singular and not torch.compiler.is_compiling():
+                _check_singular(function, weight.detach()[:, :, padding[0], padding[1]].diagonal())
+            y = solve(x.to(wide), weight.to(wide), square, reverse, impl).to(dtype)
         else:
-            y = reference.autoregressive_conv(x, weight, square, reverse)
+            y = conv2d(x.to(taps.dtype), taps, padding=padding).to(dtype)
+    pixels = x.shape[2] * x.shape[3]
+    log_det = ((-pixels if inverse else pixels) * total).expand(len(x))
     return y, log_det
 
 

@@ -13,12 +13,20 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .._library import LIBRARY, define_op
-from .reference import autoregressive_conv, autoregressive_solve, live_taps, seen_pixels
+from .reference import autoregressive_conv, autoregressive_solve, autoregressive_taps, live_taps, seen_pixels
 
 OP = define_op(
     "autoregressive_solve",
     autoregressive_solve,
     schema="(Tensor y, Tensor weight, bool square, bool reverse) -> Tensor",
+)
+
+TAPS = define_op(
+    "autoregressive_taps",
+    autoregressive_taps,
+    schema="(Tensor weight, bool square, bool reverse) -> (Tensor, Tensor)",
+    differentiable=("weight",),
+    wide=(1,),
 )
 
 

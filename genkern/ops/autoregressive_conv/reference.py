@@ -25,6 +25,12 @@ def live_taps(weight: Tensor, square: bool, reverse: bool) -> Tensor:
     return pad(kept, (0, columns, 0, rows)) if square else kept
 
 
+def autoregressive_taps(weight: Tensor, square: bool, reverse: bool) -> tuple[Tensor, Tensor]:
+    """The live taps, and the sum of ln |L_cc| over the diagonal of the centre."""
+    diagonal = weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2].diagonal()
+    return live_taps(weight, square, reverse), diagonal.abs().log().sum()
+
+
 def autoregressive_conv(x: Tensor, weight: Tensor, square: bool, reverse: bool) -> Tensor:
     return conv2d(x, live_taps(weight, square, reverse), padding=(weight.shape[2] // 2, weight.shape[3] // 2))
 

@@ -64,7 +64,7 @@ def planar(
     if not u.dim() == w.dim() == b.dim() + 1 == 1:
         u, w, b = u.expand(batch, size), w.expand(batch, size), b.expand(batch)
     y, log_det = _op(flat, u, w, b, inverse, impl=impl)
-    return y.view(x.shape), log_det
+    return y if x.dim() == 2 else y.view(x.shape), log_det
 
 
 __all__ = ["planar"]

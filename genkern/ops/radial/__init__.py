@@ -70,7 +70,7 @@ def radial(
     if not center.dim() == raw_alpha.dim() + 1 == raw_beta.dim() + 1 == 1:
         center, raw_alpha, raw_beta = center.expand(batch, size), raw_alpha.expand(batch), raw_beta.expand(batch)
     y, log_det = _op(flat, center, raw_alpha, raw_beta, inverse, impl=impl)
-    return y.view(x.shape), log_det
+    return y if x.dim() == 2 else y.view(x.shape), log_det
 
 
 __all__ = ["radial"]
