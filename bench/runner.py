@@ -33,6 +33,7 @@ class Options:
     budget: float = 4.0  # seconds of timing for each workload and mode
     allocator: str = "default"
     threads: int = field(default_factory=torch.get_num_threads)
+    compiles: bool = True  # whether torch.compile takes part
     timer: Timer | None = None
     seed: int = 0
 
@@ -157,6 +158,8 @@ def run_workload(workload: Workload, mode: str, options: Options, machine: Machi
     timed: dict[str, Timed] = {}
     calls: dict[str, Call] = {}
     makers = providers(workload, mode, options.quick)
+    if not options.compiles:
+        makers = {name: make for name, make in makers.items() if "compile" not in name}
     if "compile" in makers:
         torch.compiler.reset()  # or the caches of other workloads count against a limit
     for name, make in makers.items():
