@@ -139,9 +139,9 @@ def rooflines(results: Results, path: str | Path) -> None:
         axes.grid(linewidth=0.3, color="#d5dbe0")
         axes.tick_params(labelsize=8, which="both")
         axes.xaxis.set_major_formatter((lambda value, _: size(round(value))) if axes is left else "{x:g}")
-        for axis in (axes.yaxis,) if axes is left else (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("" if axes is left else "{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("" if axes is left else "{x:g}")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     handles = [pyplot.Line2D([], [], marker=m, color=c, linestyle="", label=mode) for mode, (m, c) in styles.items()]

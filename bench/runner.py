@@ -91,18 +91,22 @@ class Machine:
 
 
 def measure_machine(options: Options) -> Machine:
-    """The rate of a copy beyond the caches (bytes read plus written), and of a large matrix product."""
+    """The rate of a copy beyond the caches (bytes read plus written), and the best of large matrix products."""
     timer = options.timer or timer_for(options.device)
     size = (1 << 28 if options.device.type == "cuda" else 1 << 24) // (4 if options.quick else 1)
-    n = 8192 if options.device.type == "cuda" else 1024
-    x, a = torch.rand(size, device=options.device), torch.rand(n, n, device=options.device, dtype=options.dtype)
-    y, c = torch.empty_like(x), torch.empty_like(a)
-    functions: dict[str, Call] = {"copy": lambda: y.copy_(x), "gemm": lambda: torch.mm(a, a, out=c)}
+    sides = (8192,) if options.device.type == "cuda" else (1024,) if options.quick else (1024, 2048)
+    x = torch.rand(size, device=options.device)
+    y = torch.empty_like(x)
+    functions: dict[str, Call] = {"copy": lambda: y.copy_(x)}
+    for n in sides:
+        a = torch.rand(n, n, device=options.device, dtype=options.dtype)
+        c = torch.empty_like(a)
+        functions[f"gemm {n}"] = lambda a=a, c=c: torch.mm(a, a, out=c)  # type: ignore[misc]
     for function in functions.values():
         function()
     times = interleave(functions, timer, budget=0.3 if options.quick else 1.0)
-    rates = 8 * size / min(times["copy"]), 2 * n**3 / min(times["gemm"])
-    return Machine(*rates, options.allocator, options.threads)
+    gemm = max(2 * n**3 / min(times[f"gemm {n}"]) for n in sides)
+    return Machine(8 * size / min(times["copy"]), gemm, options.allocator, options.threads)
 
 
 # -- providers ------------------------------------------------------------------------------------------------------
