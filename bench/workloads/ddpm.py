@@ -18,11 +18,11 @@ STEPS = 50
 class Diffusers:
     """The loop that diffusers' documentation shows."""
 
-    def __init__(self, method: str, compiled: bool):
+    def __init__(self, method: str, steps: int, compiled: bool):
         import diffusers
 
         kinds = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}
-        self.kind, self.compiled = kinds[method], compiled
+        self.kind, self.steps, self.compiled = kinds[method], steps, compiled
         self.options = {"variance_type": "fixed_large"} if method == "ddpm" else {}
         self.networks: dict[int, Any] = {}
 
@@ -32,7 +32,7 @@ class Diffusers:
         scheduler = self.kind(
             len(betas), trained_betas=betas.tolist(), clip_sample=True, timestep_spacing="trailing", **self.options
         )
-        scheduler.set_timesteps(STEPS)
+        scheduler.set_timesteps(self.steps)
         if id(model) not in self.networks:
             network: nn.Module = model.network
             self.networks[id(model)] = torch.compile(network, dynamic=False) if self.compiled else network
@@ -55,7 +55,7 @@ def with_compiled_network(sample: Function) -> Function:
     return run
 
 
-def workload(method: str, batch: int, **description: Any) -> Workload:
+def workload(method: str, batch: int, steps: int = STEPS, **description: Any) -> Workload:
     """`torch.compile` has the U-Net: a graph of fifty of them would take an hour."""
     config = PRESETS["ddpm-small"]
 
@@ -64,22 +64,22 @@ def workload(method: str, batch: int, **description: Any) -> Workload:
         return seeded((batch, *config.shape), device, dtype), random.key(0, device=device), model
 
     def sample(x: Tensor, key: Tensor, model: DDPM) -> Tensor:
-        return model.denoise(x, key=key, steps=STEPS, method=method)
+        return model.denoise(x, key=key, steps=steps, method=method)
 
     def run(impl: str) -> Function:
         return of_model(sample, impl)
 
     rivals = {
-        "diffusers": Rival(lambda: Diffusers(method, False), same_values=method == "ddim"),
-        "diffusers, U-Net compiled": Rival(lambda: Diffusers(method, True), same_values=method == "ddim"),
+        "diffusers": Rival(lambda: Diffusers(method, steps, False), same_values=method == "ddim"),
+        "diffusers, U-Net compiled": Rival(lambda: Diffusers(method, steps, True), same_values=method == "ddim"),
         "genkern, U-Net compiled": Rival(lambda: with_compiled_network(sample)),
     }
-    name = f"{STEPS} steps of {method}, batch {batch} of 8x8"
+    name = f"{steps} steps of {method}, batch {batch} of 8x8"
     return Workload(name, make, run, modes=(FORWARD,), compiles=(), rivals=rivals, **description)
 
 
 WORKLOADS = [workload("ddpm", 16), workload("ddim", 16, quick=("eager", "diffusers"))]
-SWEEP = [workload("ddpm", batch) for batch in (1, 4, 16)]
+SWEEP = [workload("ddpm", batch, steps=10) for batch in (1, 4, 16)]
 REASONS = {
     "diffusers, U-Net compiled": "nearly all of a walk is the U-Net, which is compiled here and eager in genkern's row;"
     " with its U-Net compiled too, genkern is in `genkern, U-Net compiled`",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genkern.models.flows import glow
-from genkern.nn import Flow, FlowSequential, InvertibleConv1x1
+from genkern.nn import ChannelAffine, Flow, FlowSequential, InvertibleConv1x1
 
 from ..definitions import of_model
 from ..registry import TRAIN, Function, Inputs, Rival, Workload, seeded
@@ -85,6 +85,11 @@ def workload(batch: int, **description: Any) -> Workload:
         x = seeded((batch, *PRESET.shape), device, dtype)
         model = glow.Glow(PRESET).to(device, dtype)
         model.initialize(x)
+        with torch.no_grad():  # away from the first batch's statistics, where gradients of normalisations are 0
+            for module in model.modules():
+                if isinstance(module, ChannelAffine):
+                    module.bias.add_(0.1 * torch.randn_like(module.bias))
+                    module.log_scale.add_(0.1 * torch.randn_like(module.log_scale))
         return x, model
 
     def run(impl: str) -> Function:
