@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .timing import Call
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler announces every start and end
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:

@@ -60,6 +60,7 @@ class Workload:
         quick: the providers besides genkern that `--quick` times; empty leaves the workload out.
         launch: a tiny shape, where the time is that of the call and not of the work.
         compiles: the modes in which compiled PyTorch takes part; not where tracing takes minutes.
+        compiled: makes what takes part as `compile`, where that is not `torch.compile` of ``run("torch")``.
         sweep: whether this is one of an op's growing sizes, beside eager PyTorch alone; filled in at discovery.
         reasons: why a provider is faster, by its name: the file's `REASONS`, filled in at discovery. What a user
             reads beside a loss.
@@ -75,6 +76,7 @@ class Workload:
     quick: Sequence[str] = ()
     launch: bool = False
     compiles: Sequence[str] = MODES
+    compiled: Callable[[], Function] | None = None
     sweep: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict)
     op: str = ""  # the file's name, filled in at discovery

@@ -24,6 +24,7 @@ class Diffusers:
         kinds = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}
         self.kind, self.steps, self.compiled = kinds[method], steps, compiled
         self.options = {"variance_type": "fixed_large"} if method == "ddpm" else {}
+        self.step_options = {"use_clipped_model_output": True} if method == "ddim" else {}
         self.networks: dict[int, Any] = {}
 
     def __call__(self, x: Tensor, key: Tensor, model: DDPM) -> Tensor:
@@ -39,7 +40,7 @@ class Diffusers:
         network = self.networks[id(model)]
         for t in scheduler.timesteps:
             output = network(x, model.time(t.expand(len(x)).to(x.device)), None)
-            x = scheduler.step(output, t, x).prev_sample
+            x = scheduler.step(output, t, x, **self.step_options).prev_sample
         return x
 
 

@@ -35,7 +35,8 @@ def diffusers(sampler: str) -> Function:
     scheduler = (DDIMScheduler if sampler == "ddim" else DDPMScheduler)(2, clip_sample=True)
     scheduler.alphas_cumprod = torch.tensor([BEFORE, NOW])
     scheduler.set_timesteps(2)
-    return lambda x, output, *rest: scheduler.step(output, 1, x).prev_sample
+    options = {"use_clipped_model_output": True} if sampler == "ddim" else {}  # or its direction is not the noise of x0
+    return lambda x, output, *rest: scheduler.step(output, 1, x, **options).prev_sample
 
 
 def ancestral(x: Tensor, output: Tensor, *rest: Tensor) -> Tensor:

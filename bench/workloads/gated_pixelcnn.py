@@ -7,7 +7,7 @@ from torch import Tensor
 
 from genkern.models.autoregressive.gated_pixelcnn import Config, GatedPixelCNN
 
-from ..definitions import of_model
+from ..definitions import compiled, of_model
 from ..registry import TRAIN, Function, Inputs, Workload
 
 
@@ -26,7 +26,7 @@ def workload(batch: int, side: int, levels: int, **description: Any) -> Workload
         return of_model(loss, impl)
 
     name = f"training step, batch {batch} of {side}x{side}, 5 layers of 32"
-    return Workload(name, make, run, modes=(TRAIN,), **description)
+    return Workload(name, make, run, modes=(TRAIN,), compiled=lambda: compiled(loss), **description)
 
 
 WORKLOADS = [workload(16, 28, 256), workload(64, 8, 17, quick=("eager",))]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from genkern.models.flows import glow
 from genkern.nn import ChannelAffine, Flow, FlowSequential, InvertibleConv1x1
 
-from ..definitions import of_model
+from ..definitions import compiled, of_model
 from ..registry import TRAIN, Function, Inputs, Rival, Workload, seeded
 
 PRESET = replace(glow.PRESETS["glow-small"], levels=None, dropout=0.0)  # noise of pixels has rows of its own
@@ -98,7 +98,7 @@ def workload(batch: int, **description: Any) -> Workload:
     # its couplings start at zero, where the loss is that of genkern's, but their scales have another derivative
     rivals = {"normflows": Rival(OfNormflows, same_gradients=False)}
     name = f"training step of glow-small, batch {batch}"
-    return Workload(name, make, run, modes=(TRAIN,), rivals=rivals, **description)
+    return Workload(name, make, run, modes=(TRAIN,), rivals=rivals, compiled=lambda: compiled(loss), **description)
 
 
 WORKLOADS = [workload(64, quick=("eager", "normflows"))]

@@ -10,7 +10,7 @@ from genkern.models.vae.vqvae import MIN_LOG_SCALE, Config, decoder, encoder
 from genkern.nn import VectorQuantizer
 from genkern.ops import discretized_mixture_logistics
 
-from ..definitions import of_model
+from ..definitions import compiled, of_model
 from ..registry import TRAIN, Function, Inputs, Rival, Workload
 
 CONFIG = Config(hidden=64)  # 512 codes of 64 numbers, 8x8 of them for a picture
@@ -91,9 +91,13 @@ def workload(batch: int, **description: Any) -> Workload:
     def run(impl: str) -> Function:
         return restored(of_model(step, impl))
 
-    rivals = {"vector-quantize-pytorch": Rival(lambda: of_model(Lucidrains(), "torch"))}
+    # its loss is the same; in float32 its gradients are further from the exact ones than eager's, up to 1e-4
+    peer = Rival(lambda: of_model(Lucidrains(), "torch"), same_gradients=False)
+    rivals = {"vector-quantize-pytorch": peer}
     name = f"training step, batch {batch} of 32x32"
-    return Workload(name, make, run, modes=(TRAIN,), rivals=rivals, **description)
+    return Workload(
+        name, make, run, modes=(TRAIN,), rivals=rivals, compiled=lambda: restored(compiled(step)), **description
+    )
 
 
 WORKLOADS = [workload(16, quick=("eager", "vector-quantize-pytorch"))]
