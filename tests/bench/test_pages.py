@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genkern.bench import compare, registry, report
+from genkern.bench import compare, main, registry, report
 from genkern.bench.memory import peak_bytes
 from genkern.bench.registry import FORWARD, Rival, Workload
 from genkern.bench.results import Results, provenance
@@ -128,3 +128,27 @@ def test_gradients_of_another_parametrisation_need_not_agree_but_outputs_must():
     found = run_workload(workload, "forward+backward", Options(timer=timer, budget=0.01, quick=True)).providers
     assert found["loose"].status == "ok"
     assert found["strict"].status.startswith("WRONG") and found["wrong"].status.startswith("WRONG")
+
+
+def test_a_run_with_several_numbers_of_threads_has_rows_and_ceilings_of_each(tmp_path):
+    words = [
+        "--quick",
+        "--ops",
+        "squeeze",
+        "--budget",
+        "0.01",
+        "--threads",
+        "2",
+        "1",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
+    usual = torch.get_num_threads()
+    try:
+        assert main(words) == 0
+    finally:
+        torch.set_num_threads(usual)
+    found = Results.load(tmp_path / "a.json")
+    assert [threads for _, threads in found.conditions()] == [2, 1]
+    assert [machine.threads for machine in (found.machine, *found.machines)] == [2, 1]
+    assert all(row.providers["genkern"].peak_bytes for row in found.rows)
