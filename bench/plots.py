@@ -160,6 +160,7 @@ def _labels(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
         while any(abs(at - other) < 0.045 and abs(math.log10(x) - place) < 0.55 for place, other in taken):
             at -= 0.01
         taken.append((math.log10(x), at))
+        axes.plot([x, x * 1.05], [y, 10**at], color=INK, linewidth=0.5)
         axes.annotate(name, (x * 1.06, 10**at), fontsize=6.5, color=INK, va="center")
 
 
