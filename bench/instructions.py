@@ -3,10 +3,11 @@
 python -m genkern.bench instructions --ops affine_coupling
 python -m genkern.bench instructions --json new.json --against bench/results/amd-epyc-instructions.json
 
-One process runs the first workload of each op under callgrind, on one thread, each mode once after a warm-up; counted
-is what the native library itself executes meanwhile, not Python, torch or its matrix products. A call of `getloadavg`
-on either side makes callgrind write what it has counted so far, so nothing of the start or of a neighbour is in a
-row's figure. Valgrind knows no AVX-512: the loops are those for x86-64-v3, whatever the processor.
+One process runs a workload of each op, that of `--quick`, under callgrind, on one thread, each mode once after a
+warm-up; counted is what the native library itself executes meanwhile, not Python, torch or its matrix products. A call
+of `getloadavg` on either side makes callgrind write what it has counted so far, so nothing of the start or of a
+neighbour is in a row's figure. All ops together take about ten minutes. Valgrind knows no AVX-512: the loops are those
+for x86-64-v3, whatever the processor; what matrix products PyTorch does for an op is not in its figure.
 """
 
 from __future__ import annotations
@@ -90,11 +91,9 @@ def child(ops: Sequence[str] | None) -> None:
     from .runner import unit_of
 
     torch.set_num_threads(1)
-    rows, first = {}, set()
-    for workload in select(ops):
-        if workload.op in first or workload.launch or not is_op(workload.op):
-            continue
-        first.add(workload.op)
+    rows = {}
+    counted = {workload.op: workload for workload in reversed(select(ops, quick=True)) if is_op(workload.op)}
+    for workload in reversed(counted.values()):
         for mode in workload.modes:
             torch.manual_seed(0)
             inputs = workload.make(torch.device("cpu"), torch.float32)
