@@ -7,7 +7,7 @@ One process runs a workload of each op, that of `--quick`, under callgrind, on o
 warm-up; counted is what the native library itself executes meanwhile, not Python, torch or its matrix products. A call
 of `getloadavg` on either side makes callgrind write what it has counted so far, so nothing of the start or of a
 neighbour is in a row's figure. All ops together take about ten minutes. Valgrind knows no AVX-512: the loops are those
-for x86-64-v3, whatever the processor; what matrix products PyTorch does for an op is not in its figure.
+for x86-64-v3, whatever the processor.
 """
 
 from __future__ import annotations
