@@ -129,7 +129,7 @@ def _run(words: list[str]) -> int:
         here = Results(provenance(device, allocator, words), measure_machine(options), [])
         table = Table()
         print(head(here), table.heading(), sep="\n", flush=True)
-        here.rows = run(workloads, options, here.machine, lambda row, table=table: print(table.row(row), flush=True))
+        here.rows = run(workloads, options, here.machine, table.print)
         here.provenance["load_after"] = load()
         print(legend(here), flush=True)
         found.append(here)
@@ -212,7 +212,7 @@ def _compare(words: list[str]) -> int:
     counts = [json.loads(path.read_text()) for path in (arguments.before, arguments.after)]
     if all(content.get("kind") == instructions.KIND for content in counts):
         allowed = instructions.TOLERANCE if arguments.fail_ratio is None else arguments.fail_ratio - 1
-        text, failed = instructions.compare(*counts, allowed)
+        text, failed = instructions.compare(counts[0], counts[1], allowed)
         failed = failed and arguments.fail_ratio is not None
     else:
         loaded = [Results.load(path) for path in (arguments.before, arguments.after)]

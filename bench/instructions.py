@@ -13,6 +13,7 @@ for x86-64-v3, whatever the processor.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -84,8 +85,6 @@ def child(ops: Sequence[str] | None) -> None:
     """What runs under valgrind: every row once, between two marks."""
     import torch
 
-    from genkern import _C
-
     from . import gate
     from .registry import TRAIN, is_op, leaves, select, tensors_of
     from .runner import unit_of
@@ -112,7 +111,7 @@ def child(ops: Sequence[str] | None) -> None:
             call()
             os.getloadavg()
             rows[f"{workload.op} {workload.name}, {mode}"] = {"elements": unit_of(inputs, outputs).numel()}
-    build = _C.build_facts()
+    build = importlib.import_module("genkern._C").build_facts()
     facts = {
         "kind": KIND,
         "compiler": build["compiler"],

@@ -108,10 +108,9 @@ def rooflines(results: Results, path: str | Path) -> None:
     for row in memory:
         marker, colour = styles[row.mode]
         rate = row.bytes_moved / _seconds(row)
-        left.plot(
-            [row.bytes_moved] * 2, [rate / 1e9, rate / row.roofline / 1e9], color=colour, linewidth=0.6, alpha=0.5
-        )
-        left.plot(row.bytes_moved, rate / row.roofline / 1e9, "_", color=INK, markersize=7)
+        best = rate / (row.roofline or 1.0)
+        left.plot([row.bytes_moved] * 2, [rate / 1e9, best / 1e9], color=colour, linewidth=0.6, alpha=0.5)
+        left.plot(row.bytes_moved, best / 1e9, "_", color=INK, markersize=7)
         left.plot(row.bytes_moved, rate / 1e9, marker, color=colour, markersize=5)
     left.axhline(results.machine.copy_bytes_per_second / 1e9, color=INK, linewidth=0.8, linestyle=":")
     left.set_xlabel("bytes that the definition reads and writes", fontsize=9)

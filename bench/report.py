@@ -177,6 +177,9 @@ class Table:
         lines += [f"    {name}: {timed.status}" for name, timed in row.providers.items() if timed.status != OK]
         return "\n".join(lines)
 
+    def print(self, row: Row) -> None:
+        print(self.row(row), flush=True)
+
 
 def legend(results: Results) -> str:
     rows = results.rows

@@ -44,12 +44,12 @@ class Timed:
 
     status: str  # "ok", or why there is no time
     first_call: float | None = None  # seconds, with compilation
-    compile_time: float | None = None  # seconds of it in which torch.compile traced and compiled
     time: Spread | None = None  # seconds a call
     graph: Spread | None = None  # the same as a CUDA graph
     ratio: Spread | None = None  # time over that of genkern, by rounds
     saved_bytes: int | None = None  # for backward
     peak_bytes: int | None = None  # most memory above the inputs in a call
+    compile_time: float | None = None  # seconds of the first call in which torch.compile traced and compiled
 
 
 @dataclass
@@ -207,7 +207,8 @@ def admit(
     except Exception as error:  # a provider that cannot run is a row of the table, not the end of it
         text = str(error).strip().splitlines()
         return Timed(f"failed: {type(error).__name__}: {text[0] if text else ''}"[:200]), None
-    timed = Timed(OK, first_call=time.perf_counter() - start)
+    first = time.perf_counter() - start
+    timed = Timed(OK, first_call=first)
     compiling = compile_seconds() - compiling
     timed.compile_time = compiling if compiling > 0 else None
     objection = gate.objection(values, compared) if same_values else None
@@ -215,7 +216,7 @@ def admit(
         timed.status = f"WRONG: {objection}"
         return timed, None
     del values
-    if timed.first_call - compiling < SLOW:
+    if first - compiling < SLOW:
         timed.peak_bytes = peak_bytes(call, device)
     return timed, function
 

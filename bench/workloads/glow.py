@@ -34,7 +34,9 @@ class NormflowsStep(Flow):
         self.coupling = AffineCouplingBlock(network, scale_map="sigmoid")
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_scale, bias = (p.view(1, -1, 1, 1) for p in (self.conv.actnorm.log_scale, self.conv.actnorm.bias))
+        first = self.conv.actnorm
+        assert first is not None
+        log_scale, bias = first.log_scale.view(1, -1, 1, 1), first.bias.view(1, -1, 1, 1)
         self.norm.s, self.norm.t = -log_scale, -bias * (-log_scale).exp()  # normflows divides, and subtracts first
         total = x.new_zeros(len(x))
         for layer in (self.norm, self.mixing, self.coupling):  # normflows calls the density direction `inverse`

@@ -22,7 +22,7 @@ SHOWN = [ROOT / f"bench/results/{name}.json" for name in dict.fromkeys(LINKED) i
 
 def a_row(op="planar", ratio=1.5, provider="compile", **changes):
     fine = Timed("ok", 0.1, time=Spread(1e-3, 1e-3, 1e-3), ratio=Spread(1.0, 1.0, 1.0))
-    other = Timed("ok", 3.0, 2.5, Spread(1e-3, 1e-3, 1e-3), None, Spread(ratio, ratio, ratio))
+    other = Timed("ok", 3.0, Spread(1e-3, 1e-3, 1e-3), ratio=Spread(ratio, ratio, ratio), compile_time=2.5)
     fields = {
         "op": op, "workload": "4x4", "mode": FORWARD, "device": "cpu", "dtype": "float32", "allocator": "warm",
         "launch": False, "shapes": [[4, 4]], "bytes_moved": 128, "flops": 0, "threads": 2,
