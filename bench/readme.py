@@ -28,9 +28,7 @@ def table(results: Results, source: str) -> str:
     lost = losses(rows)
     lines = [
         *_lines([row for row in rows if is_op(row.op)], "op"),
-        "",
         *_lines([row for row in rows if not is_op(row.op)], "layer or model"),
-        "",
         f"Time over genkern's, medians of interleaved rounds; {LOSES} where genkern is slower. *copies*: genkern's"
         f" time, forward / forward+backward, over that of a `copy_` of x. {facts['machine']},"
         f" {facts['threads']} threads, torch {facts['versions']['torch']}, {rows[0].dtype}, {facts['allocator']}"
@@ -61,7 +59,7 @@ def _lines(rows: Sequence[Row], what: str) -> list[str]:
         ]
         beside = next((text for text in map(others, reversed(modes.values())) if text != "–"), "–")
         lines.append(f"| {op} | {first[op]} | {' | '.join(ratios)} | {beside} | {_copies(modes)} |")
-    return lines if rows else []
+    return [*lines, ""] if rows else []
 
 
 def _copies(modes: dict[str, Row]) -> str:
