@@ -8,7 +8,7 @@ from .runner import Row
 
 
 def key(row: Row) -> tuple[str, ...]:
-    return (row.op, row.workload, row.mode, row.device, row.dtype, row.allocator)
+    return (row.op, row.workload, row.mode, row.device, row.dtype, row.allocator, f"{row.threads} threads")
 
 
 def changes(before: Results, after: Results) -> list[tuple[Row, float]]:
@@ -40,7 +40,7 @@ def compare(before: Results, after: Results, fail_ratio: float | None = None) ->
         failed |= slower
         mode = "fwd" if row.mode == FORWARD else "fwd+bwd"
         mark = "  slower" if slower else ""
-        lines.append(f"{change:6.2f}×  {row.op} {row.workload}, {mode}, {row.allocator}{mark}")
+        lines.append(f"{change:6.2f}×  {row.op} {row.workload}, {mode}, {row.allocator}, {row.threads} threads{mark}")
     missing = {key(row) for row in before.rows} - {key(row) for row in after.rows}
     lines += [f"  gone   {' '.join(name)}" for name in sorted(missing)]
     if not found:

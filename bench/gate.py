@@ -46,11 +46,13 @@ class Gate:
             eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
             self.allowed.append(min(4 * _error(value, right) + 32 * eps, eps**0.5))
 
-    def objection(self, values: Sequence[Tensor]) -> str | None:
-        """Why the values are wrong, or None."""
+    def objection(self, values: Sequence[Tensor], first: int | None = None) -> str | None:
+        """Why the values, or the first of them, are wrong, or None."""
         if len(values) != len(self.expected):
             return f"{len(values)} tensors instead of {len(self.expected)}"
         for i, (value, right, allowed) in enumerate(zip(values, self.expected, self.allowed, strict=True)):
+            if i == first:
+                return None
             if value.shape != right.shape:
                 return f"tensor {i} is {list(value.shape)} instead of {list(right.shape)}"
             error = _error(value, right)

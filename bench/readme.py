@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .registry import FORWARD, TRAIN
-from .report import LOSES, TIE, cell, others, rivals
+from .registry import FORWARD, TRAIN, is_op
+from .report import LOSES, cell, losses, others, reasons, rivals
 from .results import Results
 from .runner import Row
 
@@ -18,12 +18,35 @@ SOURCE = re.compile(r"\(bench/results/([^)\s]+\.json)\)")
 def table(results: Results, source: str) -> str:
     """The block between the markers; ``source`` is the results' path from the repository's root.
 
-    One row for each op, that of its first workload; below it everything that loses, whatever the workload.
+    One row for each op, that of its first workload, then those of layers and models; below it everything that loses,
+    whatever the workload, and why.
     """
     facts = results.provenance
-    rows = [row for row in results.rows if not row.launch and row.allocator == results.rows[0].allocator]
+    rows = [row for row in results.usual() if not row.launch]
+    page = f"{source.removesuffix('.json')}.md"
+    counted = sum(len(rivals(row)) for row in rows)
+    lost = losses(rows)
     lines = [
-        "| op | workload | forward: eager | compile | forward+backward: eager | compile | others | copies |",
+        *_lines([row for row in rows if is_op(row.op)], "op"),
+        *_lines([row for row in rows if not is_op(row.op)], "layer or model"),
+        f"Time over genkern's, medians of interleaved rounds; {LOSES} where genkern is slower. *copies*: genkern's"
+        f" time, forward / forward+backward, over that of a `copy_` of x. {facts['machine']},"
+        f" {facts['threads']} threads, torch {facts['versions']['torch']}, {rows[0].dtype}, {facts['allocator']}"
+        f" allocator, commit {facts['commit'] or 'unknown'}, {facts['date']}."
+        f" [All rows]({page}), [as JSON]({source}).",
+        "",
+        f"Slower than someone in {len(lost)} of {counted} comparisons{':' if lost else '.'}",
+        "",
+        *reasons(lost),
+        *([""] if lost else []),
+        f"![time of the others over genkern's]({source.removesuffix('.json')}.png)",
+    ]
+    return "\n".join(lines)
+
+
+def _lines(rows: Sequence[Row], what: str) -> list[str]:
+    lines = [
+        f"| {what} | workload | forward: eager | compile | forward+backward: eager | compile | others | copies |",
         "|---|---|---|---|---|---|---|---|",
     ]
     first = {row.op: row.workload for row in reversed(rows)}
@@ -36,29 +59,7 @@ def table(results: Results, source: str) -> str:
         ]
         beside = next((text for text in map(others, reversed(modes.values())) if text != "–"), "–")
         lines.append(f"| {op} | {first[op]} | {' | '.join(ratios)} | {beside} | {_copies(modes)} |")
-    page = f"{source.removesuffix('.json')}.md"
-    lines += [
-        "",
-        f"Time over genkern's, medians of interleaved rounds; {LOSES} where genkern is slower. *copies*: genkern's"
-        f" time, forward / forward+backward, over that of a `copy_` of x. {facts['machine']},"
-        f" {facts['threads']} threads, torch {facts['versions']['torch']}, {rows[0].dtype}, {facts['allocator']}"
-        f" allocator, commit {facts['commit'] or 'unknown'}, {facts['date']}."
-        f" [All rows]({page}), [as JSON]({source}).",
-        "",
-        _losses(rows),
-        "",
-        f"![time of the others over genkern's]({source.removesuffix('.json')}.png)",
-    ]
-    return "\n".join(lines)
-
-
-def _losses(rows: Sequence[Row]) -> str:
-    """A sentence that names every loss among all workloads, the worst first."""
-    compared = [(f"{row.op} {row.workload} ({row.mode}, {name})", ratio.median)
-                for row in rows for name, ratio in rivals(row).items()]  # fmt: skip
-    found = sorted(((ratio, where) for where, ratio in compared if ratio < TIE))
-    named = "; ".join(f"{where} {ratio:.2f}×" for ratio, where in found)
-    return f"Slower than someone in {len(found)} of {len(compared)} comparisons" + (f": {named}." if found else ".")
+    return [*lines, ""] if rows else []
 
 
 def _copies(modes: dict[str, Row]) -> str:

@@ -1,4 +1,6 @@
-"""What is measured: one file for each op under `workloads/`, found by itself, with `WORKLOADS` and a `SWEEP` of sizes.
+"""What is measured: one file for each op, layer or model under `workloads/`, found by itself.
+
+It has `WORKLOADS`, a `SWEEP` of sizes and, where another is known to be faster, `REASONS` by the other's name.
 
 A workload is a call of a public function on inputs of a real model's shapes. Everyone who can compute it is a
 *provider*: `genkern`, `eager` (the reference), `compile` (`torch.compile` of the reference), and the rivals that the
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,11 +36,13 @@ class Rival:
         build: returns the function of the workload's inputs; an ImportError means that the library is not installed.
         same_values: whether it must agree with the reference; random draws do not.
         modes: in which it takes part.
+        same_gradients: whether its gradients must agree too; those of another parametrisation do not.
     """
 
     build: Callable[[], Function]
     same_values: bool = True
     modes: Sequence[str] = MODES
+    same_gradients: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,10 @@ class Workload:
         quick: the providers besides genkern that `--quick` times; empty leaves the workload out.
         launch: a tiny shape, where the time is that of the call and not of the work.
         compiles: the modes in which compiled PyTorch takes part; not where tracing takes minutes.
+        compiled: makes what takes part as `compile`, where that is not `torch.compile` of ``run("torch")``.
         sweep: whether this is one of an op's growing sizes, beside eager PyTorch alone; filled in at discovery.
+        reasons: why a provider is faster, by its name: the file's `REASONS`, filled in at discovery. What a user
+            reads beside a loss.
     """
 
     name: str
@@ -69,7 +76,9 @@ class Workload:
     quick: Sequence[str] = ()
     launch: bool = False
     compiles: Sequence[str] = MODES
+    compiled: Callable[[], Function] | None = None
     sweep: bool = False
+    reasons: Mapping[str, str] = field(default_factory=dict)
     op: str = ""  # the file's name, filled in at discovery
 
 
@@ -90,8 +99,9 @@ def workloads() -> tuple[Workload, ...]:
     found: list[Workload] = []
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
-        found += [replace(workload, op=info.name) for workload in module.WORKLOADS]
-        found += [replace(workload, op=info.name, launch=False, sweep=True, rivals={}, quick=("eager",))
+        about: dict[str, Any] = {"op": info.name, "reasons": getattr(module, "REASONS", {})}
+        found += [replace(workload, **about) for workload in module.WORKLOADS]
+        found += [replace(workload, **about, launch=False, sweep=True, rivals={}, quick=("eager",))
                   for workload in module.SWEEP]  # fmt: skip
     names = [(workload.op, workload.name, workload.sweep) for workload in found]
     if len(set(names)) < len(names):
@@ -108,6 +118,16 @@ def select(ops: Sequence[str] | None = None, *, quick: bool = False, sweep: bool
             raise ValueError(f"bench: op must be one of {known}; got {op!r} (did you mean {near[0]!r}?).")
     chosen = [w for w in workloads() if w.sweep == sweep and (not ops or w.op in ops)]
     return [workload for workload in chosen if workload.quick] if quick else chosen
+
+
+def reason(op: str, provider: str) -> str | None:
+    """Why a provider beats genkern in the workloads of an op, as its file says; None if it does not."""
+    return next((w.reasons[provider] for w in workloads() if w.op == op and provider in w.reasons), None)
+
+
+def is_op(name: str) -> bool:
+    """Whether workloads are those of one operation; the others are of layers and whole models."""
+    return importlib.util.find_spec(f"genkern.ops.{name}") is not None or name == "random"
 
 
 # -- inputs ---------------------------------------------------------------------------------------------------------

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .registry import TRAIN
+from .registry import TRAIN, reason
 from .results import Results
-from .runner import OK, Row
+from .runner import OK, Machine, Row
 from .timing import Spread
 
 LOSES, NOISE = "▼", "~"
 TIE = 0.98  # a ratio below it is a loss
-HEAD = ("workload", "mode", "genkern", "copies", "roofline", "eager", "compile", "others", "saved")
+HEAD = ("workload", "mode", "genkern", "copies", "roofline", "eager", "compile", "others", "memory")
+LAUNCH = "a handful of numbers: what is timed is the call"
+TOO_NOISY = 0.25  # of the rows: then the whole run should be repeated
 
 
 def seconds(value: float | None) -> str:
@@ -45,7 +48,10 @@ def cell(row: Row, provider: str, wide: bool = False) -> str:
     timed = row.providers.get(provider)
     if timed is None:
         return "–"
-    return times(timed.ratio, wide) if timed.status == OK else timed.status.split(":")[0]
+    if timed.status != OK:
+        return timed.status.split(":")[0]
+    text = times(timed.ratio, wide)
+    return text.removesuffix(f" {LOSES}") if provider.startswith("genkern") else text
 
 
 def others(row: Row, wide: bool = False) -> str:
@@ -71,13 +77,50 @@ def cells(row: Row, wide: bool = False) -> list[str]:
 
 def _memory(row: Row) -> str:
     ours = row.providers["genkern"]
-    found = [size(ours.saved_bytes)] if row.mode == TRAIN else []
+    found = [f"saved {size(ours.saved_bytes)}"] if row.mode == TRAIN else []
     found += [f"peak {size(ours.peak_bytes)}"] if ours.peak_bytes is not None else []
     return ", ".join(found) or "–"
 
 
 def loses(row: Row) -> bool:
-    return any(ratio.median < TIE for ratio in rivals(row).values())
+    return bool(losses([row]))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A comparison in which genkern is slower."""
+
+    row: Row
+    provider: str
+    ratio: Spread
+
+    @property
+    def reason(self) -> str | None:
+        return reason(self.row.op, self.provider) or (LAUNCH if self.row.launch else None)
+
+    def __str__(self) -> str:
+        return f"{self.row.op} {self.row.workload} ({self.row.mode}) {self.ratio.median:.2f}×"
+
+
+def losses(rows: Sequence[Row]) -> list[Loss]:
+    """Everything that genkern loses, the worst first."""
+    found = [Loss(row, name, ratio) for row in rows for name, ratio in rivals(row).items() if ratio.median < TIE]
+    return sorted(found, key=lambda loss: loss.ratio.median)
+
+
+def reasons(found: Sequence[Loss]) -> list[str]:
+    """The losses, those to the same rival of the same op together, each with the sentence that says why."""
+    groups: dict[tuple[str, str], list[Loss]] = {}
+    for loss in found:
+        groups.setdefault((loss.row.op, loss.provider), []).append(loss)
+    lines = []
+    for (op, provider), group in groups.items():
+        named = ", ".join(f"{loss.row.workload} ({loss.row.mode}) {loss.ratio.median:.2f}×" for loss in group)
+        why = group[0].reason
+        lines.append(
+            f"- **{op}**, {provider}: {named}. {f'{why[0].upper()}{why[1:]}.' if why else 'No reason is known.'}"
+        )
+    return lines
 
 
 def rivals(row: Row) -> dict[str, Spread]:
@@ -88,11 +131,15 @@ def rivals(row: Row) -> dict[str, Spread]:
 # -- terminal -------------------------------------------------------------------------------------------------------
 
 
-def head(results: Results) -> str:
-    facts, machine = results.provenance, results.machine
-    rates = (
+def ceilings(machine: Machine) -> str:
+    """What the machine can do at best, as measured in the same run."""
+    return (
         f"copy {machine.copy_bytes_per_second / 1e9:.3g} GB/s, GEMM {machine.gemm_flops_per_second / 1e9:.4g} GFLOP/s"
     )
+
+
+def head(results: Results) -> str:
+    facts, rates = results.provenance, ceilings(results.machine)
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
         f"{facts['machine']}, {facts['threads']} threads of {facts['cores']}; {rates}\n"
@@ -130,6 +177,9 @@ class Table:
         lines += [f"    {name}: {timed.status}" for name, timed in row.providers.items() if timed.status != OK]
         return "\n".join(lines)
 
+    def print(self, row: Row) -> None:
+        print(self.row(row), flush=True)
+
 
 def legend(results: Results) -> str:
     rows = results.rows
@@ -141,6 +191,10 @@ def legend(results: Results) -> str:
     if noisy:
         lines.append(
             f"{NOISE} the machine was busy: other programs had the core, or a copy's time varied ({noisy} rows)"
+        )
+    if noisy > TOO_NOISY * len(rows):
+        lines.append(
+            f"TOO NOISY: in {noisy} of {len(rows)} rows other programs disturbed; measure again when it is quiet"
         )
     load, cores = results.provenance["load"], results.provenance["cores"]
     if load and load[0] > cores:
@@ -159,24 +213,45 @@ def _markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> lis
     return lines + ["| " + " | ".join(word.replace("|", "\\|") for word in line) + " |" for line in body]
 
 
-def markdown(results: Results, plot: str | None = None) -> str:
-    """A whole report: every row, with spreads, and what it takes to compile."""
+def markdown(results: Results, plots: Sequence[str] = ()) -> str:
+    """A whole report: every row, with spreads, what it takes to compile, and why others are faster where they are."""
     lines = ["# Benchmark", "", head(results).replace("\n", "  \n"), ""]
-    lines += [f"![ratios]({plot})", ""] if plot else []
-    for allocator in dict.fromkeys(row.allocator for row in results.rows):
-        rows = [row for row in results.rows if row.allocator == allocator]
-        lines += [f"## Allocator: {allocator}", ""]
+    lines += [legend(results).replace("\n", "  \n"), ""]
+    for plot in plots:
+        lines += [f"![{'distance from the roofline' if 'roofline' in plot else 'the same as a plot'}]({plot})", ""]
+    machines = [results.machine, *results.machines]
+    for i, (allocator, threads) in enumerate(results.conditions()):
+        rows = [row for row in results.rows if (row.allocator, row.threads) == (allocator, threads)]
+        lines += [f"## Allocator: {allocator}, {threads} threads", ""]
+        lines += [f"{ceilings(machines[i])}.", ""] if i < len(machines) else []
         lines += _markdown_table(("op", *HEAD), ([row.op, *cells(row, wide=True)] for row in rows)) + [""]
-    compiled = [(row, row.providers["compile"].first_call) for row in results.rows if "compile" in row.providers]
-    lines += ["## First call of torch.compile", ""]
+        if found := losses(rows):
+            lines += ["Slower, and why:", "", *reasons(found), ""]
+    lines += ["## First calls", "", "Seconds until the first result; of torch.compile's, those spent compiling.", ""]
     lines += _markdown_table(
-        ("op", "workload", "mode", "first call"), ([r.op, r.workload, r.mode, seconds(t)] for r, t in compiled)
+        ("op", "workload", "mode", "genkern", "eager", "compile", "of it compiling"),
+        ([row.op, row.workload, row.mode, *_first_calls(row)] for row in results.usual()),
+    )
+    lines += ["", "## Memory", "", "Bytes kept for the backward pass / the most held at a time above the inputs.", ""]
+    lines += _markdown_table(
+        ("op", "workload", "mode", "genkern", "eager", "compile"),
+        ([row.op, row.workload, row.mode, *_all_memory(row)] for row in results.usual()),
     )
     graphs = [row for row in results.rows if any(timed.graph for timed in row.providers.values())]
     if graphs:
         lines += ["", "## As CUDA graphs", ""]
         lines += _markdown_table(("op", "workload", "mode", "time"), (_graph_line(row) for row in graphs))
-    return "\n".join([*lines, "", legend(results).replace("\n", "  \n"), ""])
+    return "\n".join([*lines, ""])
+
+
+def _first_calls(row: Row) -> list[str]:
+    found = [row.providers.get(name) for name in ("genkern", "eager", "compile")]
+    return [*(seconds(t.first_call) if t else "–" for t in found), seconds(found[2].compile_time) if found[2] else "–"]
+
+
+def _all_memory(row: Row) -> list[str]:
+    found = [row.providers.get(name) for name in ("genkern", "eager", "compile")]
+    return [f"{size(t.saved_bytes)} / {size(t.peak_bytes)}" if t else "–" for t in found]
 
 
 def _graph_line(row: Row) -> list[str]:

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Results:
     provenance: dict[str, Any]
     machine: Machine
     rows: list[Row]
+    machines: list[Machine] = field(default_factory=list)  # the same machine in other conditions
 
     def save(self, path: str | Path) -> None:
         content = {"schema": SCHEMA, **asdict(self)}
@@ -45,7 +46,21 @@ class Results:
         content = json.loads(Path(path).read_text())
         if content.get("schema") != SCHEMA:
             raise ValueError(f"bench: {path} has schema {content.get('schema')!r}; this genkern reads {SCHEMA}.")
-        return cls(content["provenance"], Machine(**content["machine"]), [_row(row) for row in content["rows"]])
+        facts = content["provenance"]
+        usual: dict[str, Any] = {"threads": facts["threads"], "allocator": facts["allocator"]}
+        machine, *others = [
+            Machine(**{**usual, **found}) for found in [content["machine"], *content.get("machines", [])]
+        ]
+        rows = [_row({"threads": facts["threads"], **row}) for row in content["rows"]]
+        return cls(facts, machine, rows, others)
+
+    def conditions(self) -> list[tuple[str, int | None]]:
+        """Allocators and numbers of threads of the rows, in their order; the first is the usual one."""
+        return list(dict.fromkeys((row.allocator, row.threads) for row in self.rows))
+
+    def usual(self) -> list[Row]:
+        """The rows of the first condition."""
+        return [row for row in self.rows if (row.allocator, row.threads) == self.conditions()[0]]
 
 
 def _rounded(value: Any) -> Any:

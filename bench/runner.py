@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch._dynamo.utils
 from torch import Tensor
 
 from genkern.nn.memory import bytes_saved
 
 from . import gate as gates
+from .memory import peak_bytes
 from .registry import FORWARD, TRAIN, Function, Inputs, Workload, leaves, tensors_of
 from .timing import Call, Spread, Timer, cuda_graph, interleave, ratio, timer_for
 
 COPY, TRAFFIC = "copy of x", "copy of the traffic"
 NOISY = 0.35  # relative spread of a copy's time beyond which a machine was not quiet
 BUSY = 0.85  # least share of the time that this thread must have had a core to itself
+SLOW = 1.5  # seconds of a call whose allocations are not listed one by one
 OK = "ok"
 
 
@@ -29,6 +32,8 @@ class Options:
     quick: bool = False
     budget: float = 4.0  # seconds of timing for each workload and mode
     allocator: str = "default"
+    threads: int = field(default_factory=torch.get_num_threads)
+    compiles: bool = True  # whether torch.compile takes part
     timer: Timer | None = None
     seed: int = 0
 
@@ -43,7 +48,8 @@ class Timed:
     graph: Spread | None = None  # the same as a CUDA graph
     ratio: Spread | None = None  # time over that of genkern, by rounds
     saved_bytes: int | None = None  # for backward
-    peak_bytes: int | None = None  # CUDA: most memory above the inputs
+    peak_bytes: int | None = None  # most memory above the inputs in a call
+    compile_time: float | None = None  # seconds of the first call in which torch.compile traced and compiled
 
 
 @dataclass
@@ -65,6 +71,7 @@ class Row:
     copies: Spread | None = None  # genkern in units of it
     roofline: float | None = None  # share of the copy bandwidth, or of the GEMM rate, whichever binds
     sweep: bool = False
+    threads: int | None = None
     on_core: float | None = None  # CPU: share of the time for which this thread ran; the rest went to other programs
 
     @property
@@ -79,20 +86,27 @@ class Machine:
 
     copy_bytes_per_second: float
     gemm_flops_per_second: float
+    allocator: str = ""  # under which, with how many threads
+    threads: int = 0
 
 
 def measure_machine(options: Options) -> Machine:
-    """The rate of a copy beyond the caches (bytes read plus written), and of a large matrix product."""
+    """The rate of a copy beyond the caches (bytes read plus written), and the best of large matrix products."""
     timer = options.timer or timer_for(options.device)
     size = (1 << 28 if options.device.type == "cuda" else 1 << 24) // (4 if options.quick else 1)
-    n = 8192 if options.device.type == "cuda" else 1024
-    x, a = torch.rand(size, device=options.device), torch.rand(n, n, device=options.device, dtype=options.dtype)
-    y, c = torch.empty_like(x), torch.empty_like(a)
-    functions: dict[str, Call] = {"copy": lambda: y.copy_(x), "gemm": lambda: torch.mm(a, a, out=c)}
+    sides = (8192,) if options.device.type == "cuda" else (1024,) if options.quick else (1024, 2048)
+    x = torch.rand(size, device=options.device)
+    y = torch.empty_like(x)
+    functions: dict[str, Call] = {"copy": lambda: y.copy_(x)}
+    for n in sides:
+        a = torch.rand(n, n, device=options.device, dtype=options.dtype)
+        c = torch.empty_like(a)
+        functions[f"gemm {n}"] = lambda a=a, c=c: torch.mm(a, a, out=c)  # type: ignore[misc]
     for function in functions.values():
         function()
     times = interleave(functions, timer, budget=0.3 if options.quick else 1.0)
-    return Machine(8 * size / min(times["copy"]), 2 * n**3 / min(times["gemm"]))
+    gemm = max(2 * n**3 / min(times[f"gemm {n}"]) for n in sides)
+    return Machine(8 * size / min(times["copy"]), gemm, options.allocator, options.threads)
 
 
 # -- providers ------------------------------------------------------------------------------------------------------
@@ -106,7 +120,8 @@ def providers(workload: Workload, mode: str, quick: bool) -> dict[str, Callable[
         "eager": lambda: (eager, True),
     }
     if mode in workload.compiles:
-        makers["compile"] = lambda: (torch.compile(eager, dynamic=False), True)
+        compiled = workload.compiled or (lambda: torch.compile(eager, dynamic=False))
+        makers["compile"] = lambda: (compiled(), True)
     for name, rival in workload.rivals.items():
         if mode in rival.modes:
             makers[name] = lambda rival=rival: (rival.build(), rival.same_values)  # type: ignore[misc]
@@ -148,10 +163,14 @@ def run_workload(workload: Workload, mode: str, options: Options, machine: Machi
     timed: dict[str, Timed] = {}
     calls: dict[str, Call] = {}
     makers = providers(workload, mode, options.quick)
+    if not options.compiles:
+        makers = {name: make for name, make in makers.items() if "compile" not in name}
     if "compile" in makers:
         torch.compiler.reset()  # or the caches of other workloads count against a limit
     for name, make in makers.items():
-        timed[name], function = admit(make, call_of, gate, options.device)
+        rival = workload.rivals.get(name)
+        only_outputs = rival is not None and not rival.same_gradients
+        timed[name], function = admit(make, call_of, gate, options.device, len(outputs) if only_outputs else None)
         if function is not None:
             calls[name] = call_of(function)
             timed[name].saved_bytes = bytes_saved(function, *inputs) if mode == TRAIN else None
@@ -159,7 +178,7 @@ def run_workload(workload: Workload, mode: str, options: Options, machine: Machi
     row = Row(
         workload.op, workload.name, mode, options.device.type, str(options.dtype).removeprefix("torch."),
         options.allocator, workload.launch, [list(t.shape) for t in inputs if isinstance(t, Tensor)], moved,
-        workload.flops * (3 if mode == TRAIN else 1), timed, sweep=workload.sweep,
+        workload.flops * (3 if mode == TRAIN else 1), timed, sweep=workload.sweep, threads=options.threads,
     )  # fmt: skip
     measure(row, calls, unit_of(inputs, outputs), options)
     if machine is not None:
@@ -172,36 +191,39 @@ def admit(
     call_of: Callable[[Function], Call],
     gate: gates.Gate,
     device: torch.device,
+    compared: int | None = None,
 ) -> tuple[Timed, Function | None]:
-    """Calls a provider for the first time; it may be timed if its values are right."""
+    """Calls a provider for the first time; it may be timed if its values, or the first ``compared``, are right."""
     try:
         function, same_values = make()
     except ImportError as error:
         return Timed(f"not installed: {error.name or error}"), None
     call = call_of(function)
-    start = time.perf_counter()
+    start, compiling = time.perf_counter(), compile_seconds()
     try:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            held = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
         values = call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except Exception as error:  # a provider that cannot run is a row of the table, not the end of it
         text = str(error).strip().splitlines()
         return Timed(f"failed: {type(error).__name__}: {text[0] if text else ''}"[:200]), None
-    timed = Timed(OK, first_call=time.perf_counter() - start)
-    objection = gate.objection(values) if same_values else None
+    first = time.perf_counter() - start
+    timed = Timed(OK, first_call=first)
+    compiling = compile_seconds() - compiling
+    timed.compile_time = compiling if compiling > 0 else None
+    objection = gate.objection(values, compared) if same_values else None
     if objection:
         timed.status = f"WRONG: {objection}"
         return timed, None
-    if device.type == "cuda":
-        del values
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        timed.peak_bytes = torch.cuda.max_memory_allocated(device) - held
+    del values
+    if device.type == "cuda" or first - compiling < SLOW:  # on a GPU the first call compiles kernels
+        timed.peak_bytes = peak_bytes(call, device)
     return timed, function
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent in torch.compile."""
+    return torch._dynamo.utils.calculate_time_spent().get("total_wall_time", 0.0)
 
 
 def measure(row: Row, calls: dict[str, Call], unit: Tensor, options: Options) -> None:

@@ -296,14 +296,16 @@ def test_the_markdown_report_holds_every_row_and_its_spread():
     text = report.markdown(results(a_row(), a_row("other", allocator="default")))
     assert "| op | 4x4 |" in text and "| other | 4x4 |" in text and "1.50× (1.40–1.60)" in text
     assert "## Allocator: default" in text
+    assert "copy 10 GB/s, GEMM 100 GFLOP/s" in text
 
 
 @pytest.mark.parametrize("sweep", [False, True])
 def test_the_plot_is_a_picture(tmp_path, sweep):
     pytest.importorskip("matplotlib")
     rows = [a_row(workload=str(n), bytes_moved=n, sweep=sweep) for n in (10, 100)]
-    plots.picture(results(*rows), tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    drawn = plots.pictures(results(*rows), tmp_path / "a.png")
+    assert len(drawn) == (1 if sweep else 2)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
 def test_the_readme_command_writes_the_table_between_its_markers(tmp_path):
@@ -336,6 +338,7 @@ def test_the_first_workload_of_each_op_can_be_had_alone(capsys):
     assert main(["--list", "--first"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == sorted({workload.op for workload in registry.workloads()})
+    assert {"glow", "glow_step", "gated_pixelcnn", "causal_sample", "ddpm", "vqvae"} <= set(listed)
 
 
 def test_a_wrong_name_ends_with_a_sentence_and_no_trace(capsys):

@@ -3,12 +3,57 @@
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from genkern.ops import additive_coupling, affine_coupling
 
-from ..registry import FORWARD, MODES, Function, Inputs, Workload, seeded, shape_name
+from ..registry import FORWARD, MODES, Function, Inputs, Rival, Workload, seeded, shape_name
 
 GLOW, VECTORS, TINY = (64, 48, 16, 16), (4096, 64), (4, 8)
+
+
+class Given(nn.Module):
+    """Stands for the network of a peer's layer: its output is there already."""
+
+    params: Tensor
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.params
+
+
+def freia() -> Function:
+    from FrEIA.modules import AffineCouplingOneSided
+
+    network, layers = Given(), {}
+
+    def run(x: Tensor, params: Tensor) -> Any:
+        shape = tuple(x.shape[1:])
+        if shape not in layers:
+            layers[shape] = AffineCouplingOneSided(
+                [shape], subnet_constructor=lambda *sizes: network, clamp=1.0, clamp_activation="TANH"
+            )
+        network.params = params
+        (y,), log_det = layers[shape]((x,))
+        return y, log_det
+
+    return run
+
+
+def normflows() -> Function:
+    """Its parameters alternate, so that its values are other ones."""
+    from normflows.flows import AffineCoupling
+
+    layer = AffineCoupling(Given(), scale_map="sigmoid_inv")
+
+    def run(x: Tensor, params: Tensor) -> Any:
+        layer.param_map.params = params
+        halves, log_det = layer(x.chunk(2, dim=1))
+        return torch.cat(halves, 1), log_det
+
+    return run
+
+
+RIVALS = {"sigmoid": {"normflows": Rival(normflows, same_values=False)}, "tanh": {"FrEIA": Rival(freia)}}
 
 
 def coupling(scale: str, shape: tuple[int, ...], inverse: bool = False, **description: Any) -> Workload:
@@ -20,7 +65,8 @@ def coupling(scale: str, shape: tuple[int, ...], inverse: bool = False, **descri
 
     modes = (FORWARD,) if inverse else MODES
     name = f"{scale} {'inverse ' if inverse else ''}{shape_name(shape)}"
-    return Workload(name, make, run, modes=modes, **description)
+    rivals = {} if inverse else RIVALS.get(scale, {})
+    return Workload(name, make, run, modes=modes, rivals=rivals, **description)
 
 
 def additive(shape: tuple[int, ...]) -> Workload:

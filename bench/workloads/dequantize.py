@@ -1,5 +1,6 @@
 """Noise into the bins of pixels: uniform (Glow) and under a logit (RealNVP)."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,22 @@ from genkern import random
 from genkern.ops import dequantize
 
 from ..registry import FORWARD, Function, Inputs, Workload, shape_name
+from ..rivals import with_torch_noise
+
+
+def with_rand(alpha: float | None) -> Function:
+    """What a training loop writes."""
+
+    def apply(x: torch.Tensor, key: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        u = (x + torch.rand(x.shape, device=x.device)) / 256
+        count = x[0].numel()
+        if alpha is None:
+            return u, torch.full((len(x),), -count * math.log(256), device=x.device)
+        p = alpha + (1 - 2 * alpha) * u
+        slope = math.log((1 - 2 * alpha) / 256) - p.log() - (1 - p).log()
+        return p.log() - (1 - p).log(), slope.flatten(1).sum(1)
+
+    return apply
 
 
 def workload(shape: tuple[int, ...], alpha: float | None, **description: Any) -> Workload:
@@ -18,7 +35,8 @@ def workload(shape: tuple[int, ...], alpha: float | None, **description: Any) ->
         return lambda x, key: dequantize(x, 256, alpha=alpha, key=key, impl=impl)
 
     name = f"{'uniform' if alpha is None else 'logit'} {shape_name(shape)}"
-    return Workload(name, make, run, modes=(FORWARD,), **description)
+    rivals = with_torch_noise(with_rand(alpha), "rand")
+    return Workload(name, make, run, modes=(FORWARD,), rivals=rivals, **description)
 
 
 WORKLOADS = [

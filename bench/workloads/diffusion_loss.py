@@ -8,6 +8,20 @@ from genkern import random
 from genkern.ops import diffusion_loss
 
 from ..registry import Function, Inputs, Workload, seeded, shape_name
+from ..rivals import with_torch_noise
+
+
+def with_randn(prediction_type: str) -> Function:
+    """What a training loop writes, the noise kept for the backward pass."""
+
+    def apply(output: torch.Tensor, x0: torch.Tensor, alpha: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        target = torch.randn_like(output)
+        if prediction_type == "v_prediction":
+            a = alpha.detach().view(-1, *[1] * (x0.dim() - 1))
+            target = a * target - (1 - a**2).sqrt() * x0.detach()
+        return (output - target).square().flatten(1).mean(1)
+
+    return apply
 
 
 def workload(shape: tuple[int, ...], prediction_type: str, **description: Any) -> Workload:
@@ -26,7 +40,7 @@ def workload(shape: tuple[int, ...], prediction_type: str, **description: Any) -
         return apply
 
     name = f"{prediction_type} {shape_name(shape)}"
-    return Workload(name, make, run, **description)
+    return Workload(name, make, run, rivals=with_torch_noise(with_randn(prediction_type)), **description)
 
 
 WORKLOADS = [

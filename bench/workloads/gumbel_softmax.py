@@ -11,6 +11,7 @@ from genkern import random
 from genkern.ops import gumbel_softmax
 
 from ..registry import Function, Inputs, Rival, Workload, seeded, shape_name
+from ..rivals import with_fallback
 
 TEMPERATURE = 0.7
 
@@ -33,6 +34,8 @@ def workload(shape: tuple[int, ...], dim: int, **description: Any) -> Workload:
 
     rivals = {
         "torch's own": Rival(lambda: plain(dim), same_values=False),
+        "torch's own, compiled": Rival(lambda: torch.compile(plain(dim), dynamic=False), same_values=False),
+        "torch's own, compiled, fallback RNG": Rival(lambda: with_fallback(plain(dim)), same_values=False),
         "noise + compile": Rival(lambda: compiled(dim), same_values=False),
     }
     return Workload(f"{shape_name(shape)} dim {dim}", make, run, rivals=rivals, **description)

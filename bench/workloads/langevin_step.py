@@ -9,7 +9,8 @@ from torch import Tensor
 from genkern import random
 from genkern.ops import langevin_snr_step, langevin_step
 
-from ..registry import FORWARD, Function, Inputs, Rival, Workload, seeded, shape_name
+from ..registry import FORWARD, Function, Inputs, Workload, seeded, shape_name
+from ..rivals import with_torch_noise
 
 STEP, SCALE = 0.01, 0.1
 
@@ -29,32 +30,13 @@ def corrector_with_randn(x: Tensor, grad: Tensor, key: Tensor) -> Tensor:
     return x + step * grad + (2 * step).sqrt() * z
 
 
-def compiled(function: Callable[..., Any]) -> Callable[[], Function]:
-    """PyTorch's generator inside compiled code: Inductor's own is slower than eager on a CPU."""
-
-    def build() -> Function:
-        with torch._inductor.config.patch(fallback_random=True):
-            f = torch.compile(function)
-
-        def run(*args: Any) -> Any:
-            with torch._inductor.config.patch(fallback_random=True):
-                return f(*args)
-
-        return run
-
-    return build
-
-
 def workload(
     name: str, shape: tuple[int, ...], run: Callable[[str], Function], randn: Function, **more: Any
 ) -> Workload:
     def make(device: torch.device, dtype: torch.dtype) -> Inputs:
         return seeded(shape, device, dtype), seeded(shape, device, dtype), random.key(0, device=device)
 
-    rivals = {
-        "randn": Rival(lambda: randn, same_values=False),
-        "randn compiled": Rival(compiled(randn), same_values=False),
-    }
+    rivals = with_torch_noise(randn)
     return Workload(f"{name} {shape_name(shape)}", make, run, modes=(FORWARD,), rivals=rivals, **more)
 
 

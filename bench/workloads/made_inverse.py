@@ -52,3 +52,6 @@ WORKLOADS = [
     workload(1, modes=(FORWARD,), launch=True, compiles=()),
 ]
 SWEEP = [workload(b, modes=(FORWARD,)) for b in (1, 16, 128, 1024)]
+REASONS = {
+    "one pass": "it is the density direction, one pass of the network, which is the least that any inverse could cost",
+}

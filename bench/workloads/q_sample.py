@@ -7,17 +7,14 @@ import torch
 from genkern import random
 from genkern.ops import q_sample
 
-from ..registry import FORWARD, Function, Inputs, Rival, Workload, seeded, shape_name
+from ..registry import FORWARD, Function, Inputs, Workload, seeded, shape_name
+from ..rivals import with_torch_noise
 
 
-def with_randn() -> Function:
+def with_randn(x0: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """What training loops do: noise by `torch.randn_like`, then the formula."""
-
-    def apply(x0: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        column = (-1, *(1,) * (x0.dim() - 1))
-        return alpha.view(column) * x0 + sigma.view(column) * torch.randn_like(x0)
-
-    return apply
+    column = (-1, *(1,) * (x0.dim() - 1))
+    return alpha.view(column) * x0 + sigma.view(column) * torch.randn_like(x0)
 
 
 def workload(shape: tuple[int, ...], **description: Any) -> Workload:
@@ -28,7 +25,7 @@ def workload(shape: tuple[int, ...], **description: Any) -> Workload:
     def run(impl: str) -> Function:
         return lambda x0, alpha, sigma, key: q_sample(x0, alpha, sigma, key=key, impl=impl)
 
-    rivals = {"randn_like": Rival(with_randn, same_values=False)}
+    rivals = with_torch_noise(with_randn, "randn_like")
     return Workload(shape_name(shape), make, run, modes=(FORWARD,), rivals=rivals, **description)
 
 

@@ -13,6 +13,7 @@ from genkern import random
 from genkern.ops import reparameterize
 
 from ..registry import Function, Inputs, Rival, Workload, seeded, shape_name
+from ..rivals import with_fallback
 
 
 def formula(noise: Tensor, mean: Tensor, logvar: Tensor, prior_mean: Any = 0.0, prior_logvar: Any = 0.0) -> Any:
@@ -38,6 +39,7 @@ def compiled() -> Function:
 RIVALS = {
     "plain eager": Rival(plain, same_values=False),
     "plain compiled": Rival(compiled_whole, same_values=False),
+    "plain compiled, fallback RNG": Rival(lambda: with_fallback(plain()), same_values=False),
     "randn, then compiled": Rival(compiled, same_values=False),
 }
 

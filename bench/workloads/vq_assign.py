@@ -31,6 +31,19 @@ def product() -> Callable[[Tensor, Tensor], Tensor]:
     return run
 
 
+def lucidrains(codes: int) -> Function:
+    """vector-quantize-pytorch's layer with its codebook at rest; it also looks the codes up."""
+    from vector_quantize_pytorch import VectorQuantize
+
+    layer: Any = VectorQuantize(DIM, codes).eval()
+
+    def run(x: Tensor, codebook: Tensor) -> Tensor:
+        layer._codebook.embed.data = codebook.detach().unsqueeze(0)
+        return layer(x.unsqueeze(0))[0]
+
+    return run
+
+
 def workload(rows: int, codes: int, *, statistics: bool = False, **description: Any) -> Workload:
     def make(device: torch.device, dtype: torch.dtype) -> Inputs:
         return seeded((rows, DIM), device, dtype), seeded((codes, DIM), device, dtype)
@@ -40,7 +53,10 @@ def workload(rows: int, codes: int, *, statistics: bool = False, **description: 
             return by_distances
         return lambda x, codebook: vq_assign(x, codebook, distance=True, statistics=statistics).distance
 
-    rivals = {"bare GEMM": Rival(product, same_values=False)}
+    rivals = {
+        "bare GEMM": Rival(product, same_values=False),
+        "vector-quantize-pytorch": Rival(lambda: lucidrains(codes), same_values=False),
+    }
     name = f"{rows}x{DIM}, {codes} codes{', statistics' if statistics else ''}"
     return Workload(
         name, make, run, modes=(FORWARD,), flops=2 * rows * codes * DIM, rivals=rivals, compiles=(), **description
