@@ -40,9 +40,9 @@ def centred(noise: Tensor, model: AutoregressiveModel) -> Tensor:
     """Other uniform numbers with the same sample: those in the middle of a level, so that rounding decides nothing."""
     exact = copy.deepcopy(model).double()
     x, free = picture(exact, noise)
-    x = cached(exact.network, x, noise, free, levels=model.config.levels or 2, head=model.head)
+    x = cached(exact.network, x, noise, free, levels=model.config.levels or 2, head=model.head_kind)
     params = exact.logits(x)
-    if model.head == "categorical":
+    if model.head_kind == "categorical":
         probability = params.softmax(1)
         level = x.long().unsqueeze(1)
         return (probability.cumsum(1) - probability / 2).gather(1, level).squeeze(1)
@@ -70,14 +70,14 @@ def sampling(
     def run(impl: str) -> Function:
         def sample(noise: Tensor, model: AutoregressiveModel) -> Tensor:
             x, free = picture(model, noise)
-            return cached(model.network, x, noise, free, levels=levels, head=model.head, impl=impl).to(noise.dtype)
+            return cached(model.network, x, noise, free, levels=levels, head=model.head_kind, impl=impl).to(noise.dtype)
 
         return sample
 
     def front() -> Function:
         def sample(noise: Tensor, model: AutoregressiveModel) -> Tensor:
             x, free = picture(model, noise)
-            return cached(model.network, x, noise, free, levels=levels, head=model.head, method="wavefront")
+            return cached(model.network, x, noise, free, levels=levels, head=model.head_kind, method="wavefront")
 
         return sample
 

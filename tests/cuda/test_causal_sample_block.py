@@ -83,12 +83,14 @@ def test_a_block_of_threads_draws_the_pixels_of_the_definition(library, name, th
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 2
-    conditional, mixture = config.classes is not None, model.head == "mixture"
+    conditional, mixture = config.classes is not None, model.head_kind == "mixture"
     tau = random.uniform(random.key(2), (1, *config.shape), dtype=torch.float64)
     given = (
-        model.embedding(tau).permute(0, 2, 3, 1) if model.head == "quantile" else tau.new_zeros(1, *tau.shape[2:], 0)
+        model.embedding(tau).permute(0, 2, 3, 1)
+        if model.head_kind == "quantile"
+        else tau.new_zeros(1, *tau.shape[2:], 0)
     )
-    options = {"head": model.head, "conditional": conditional, "features": given.shape[3]}
+    options = {"head": model.head_kind, "conditional": conditional, "features": given.shape[3]}
     stack = stack_of(model.network, config.shape[0], **options)
     weights = stack.weights(model.network)
     condition = model.condition(torch.tensor([1])) if conditional else None

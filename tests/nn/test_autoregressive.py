@@ -403,9 +403,9 @@ def test_what_cannot_be_sampled_with_a_cache_is_named() -> None:
     with pytest.raises(autoregressive.Untraceable, match="RowLSTM cannot be part of a cached sampler"):
         autoregressive.sample(recurrent, shape, levels=4, key=KEY)
     with pytest.raises(autoregressive.Untraceable, match="of a mixture the network must give 3K numbers"):
-        autoregressive.sample(MaskedConv2d(1, 4, 3, mask="A"), shape, levels=4, key=KEY, head="mixture")
+        autoregressive.sample(nn.Sequential(leaky[0]), shape, levels=4, key=KEY, head="mixture")
     with pytest.raises(autoregressive.Untraceable, match="the network must give 1 quantiles"):
-        autoregressive.sample(MaskedConv2d(1, 4, 3, mask="A"), shape, levels=4, key=KEY, head="quantile")
+        autoregressive.sample(nn.Sequential(leaky[0]), shape, levels=4, key=KEY, head="quantile")
     halved = nn.Sequential(MaskedConv2d(1, 4, 3, mask="A"), ShiftedConv2d(4, 4, (2, 2), stride=2))
     with pytest.raises(autoregressive.Untraceable, match="the network must give logits for every pixel"):
         autoregressive.sample(halved, shape, levels=4, key=KEY)

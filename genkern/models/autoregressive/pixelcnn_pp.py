@@ -132,7 +132,7 @@ class Body(nn.Module):
 class PixelCNNPP(AutoregressiveModel):
     config_class = Config
     joint = True  # one pass gives all channels of a pixel
-    head = "mixture"
+    head_kind = "mixture"
 
     def __init__(self, config: Config):
         super().__init__(config)

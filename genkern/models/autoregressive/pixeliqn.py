@@ -104,7 +104,7 @@ class Stacks(nn.Module):
 class PixelIQN(AutoregressiveModel):
     config_class = Config
     log_prob = None  # type: ignore[assignment]
-    head = "quantile"
+    head_kind = "quantile"
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -169,7 +169,7 @@ class PixelIQN(AutoregressiveModel):
             if method == "jacobi":
                 return jacobi(quantiles, self.draw, x, tau, free, progress)[0]
             return cached(
-                self.network, x, tau, free, levels=self.config.levels, head=self.head, condition=self.condition(y),
+                self.network, x, tau, free, levels=self.config.levels, head=self.head_kind, condition=self.condition(y),
                 features=self.embedding(tau.to(next(self.parameters()).dtype)), progress=progress,
                 method="wavefront" if method == "wavefront" else "cached",
             )  # fmt: skip
