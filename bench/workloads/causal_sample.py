@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkern.models.autoregressive import gated_pixelcnn, pixelcnn_pp
 from genkern.models.autoregressive._base import AutoregressiveModel
@@ -40,7 +40,7 @@ def centred(noise: Tensor, model: AutoregressiveModel) -> Tensor:
     """Other uniform numbers with the same sample: those in the middle of a level, so that rounding decides nothing."""
     exact = copy.deepcopy(model).double()
     x, free = picture(exact, noise)
-    x = cached(exact.network, x, noise, free, levels=model.config.levels or 2, head=model.head_kind)
+    x = cached(network_of(exact), x, noise, free, levels=model.config.levels or 2, head=model.head_kind)
     params = exact.logits(x)
     if model.head_kind == "categorical":
         probability = params.softmax(1)
@@ -52,6 +52,12 @@ def centred(noise: Tensor, model: AutoregressiveModel) -> Tensor:
     middle = (probability.cumsum(1) - probability / 2).gather(1, chosen)
     distance = (exact.scale(x) - means.gather(1, chosen)) / log_scales.clamp(min=-7).gather(1, chosen).exp()
     return torch.cat([middle, distance.clamp(-10, 10).sigmoid()], dim=1)
+
+
+def network_of(model: AutoregressiveModel) -> nn.Module:
+    network = model.network
+    assert isinstance(network, nn.Module)
+    return network
 
 
 def picture(model: AutoregressiveModel, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,14 +76,16 @@ def sampling(
     def run(impl: str) -> Function:
         def sample(noise: Tensor, model: AutoregressiveModel) -> Tensor:
             x, free = picture(model, noise)
-            return cached(model.network, x, noise, free, levels=levels, head=model.head_kind, impl=impl).to(noise.dtype)
+            return cached(network_of(model), x, noise, free, levels=levels, head=model.head_kind, impl=impl).to(
+                noise.dtype
+            )
 
         return sample
 
     def front() -> Function:
         def sample(noise: Tensor, model: AutoregressiveModel) -> Tensor:
             x, free = picture(model, noise)
-            return cached(model.network, x, noise, free, levels=levels, head=model.head_kind, method="wavefront")
+            return cached(network_of(model), x, noise, free, levels=levels, head=model.head_kind, method="wavefront")
 
         return sample
 

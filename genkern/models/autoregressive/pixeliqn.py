@@ -94,10 +94,10 @@ class Stacks(nn.Module):
         self.last = MaskedConv2d(config.head, colours, 1, mask="B", sub_pixels=colours)
 
     def forward(self, x: Tensor, features: Tensor, condition: Tensor | None = None) -> Tensor:
-        v, h, total = x, x, None
-        for layer in self.layers:
+        v, h, total = self.layers[0](x, x, features, condition)
+        for layer in self.layers[1:]:
             v, h, skip = layer(v, h, features, condition)
-            total = skip if total is None else total + skip
+            total = total + skip
         return self.last(relu(self.head(relu(total))))
 
 

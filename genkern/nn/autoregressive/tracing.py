@@ -222,32 +222,33 @@ class Stack:
         modules: dict[str, nn.Module],
     ) -> Any:
         """What a node gives, after the instructions that compute it."""
+        args: Any = node.args
         if node.op == "placeholder":
             return builder.features if node.target == "features" else builder.picture
         if node.op == "call_module":
-            return _module(builder, self.layouts.get(node), modules[str(node.target)], values[node.args[0]])
+            return _module(builder, self.layouts.get(node), modules[str(node.target)], values[args[0]])
         if _is(node, *GATES):
             x, condition, link = _gate_arguments(node)
             a, b = values[x], None if link is None else values[link]
             return builder.map(program.GATE, a.layout.of_part(2), a, b, -1 if condition is None else at[condition])
-        if _is(node, with_ones) and values[node.args[0]] == builder.picture:
+        if _is(node, with_ones) and values[args[0]] == builder.picture:
             return builder.picture_and_ones
         if _is(node, concat_elu):
-            x = values[node.args[0]]
+            x = values[args[0]]
             return builder.concatenate(x.layout.times(2), [(program.ELU, x), (program.NEGATIVE_ELU, x)])
         if _name(node) in ("cat", "concat") and _dim(node) == 1:
             parts = [(program.COPY, values[n]) for n in node.all_input_nodes]
             return builder.concatenate(self.layouts[node], parts)
         if _name(node) == "glu" and _dim(node) == 1:
-            x = values[node.args[0]]
+            x = values[args[0]]
             return builder.map(program.GLU, x.layout.of_part(2), x)
         if _is_chunk(node):
-            whole: Value = values[node.args[0]]
-            count = node.args[1] if len(node.args) > 1 else node.kwargs["chunks"]
-            part = whole.layout.of_part(int(count))
-            return [Value(whole.buffer, whole.offset + k * part.size, part) for k in range(int(count))]
-        if _is(node, operator.getitem) and isinstance(values[node.args[0]], list):
-            return values[node.args[0]][node.args[1]]
+            whole: Value = values[args[0]]
+            count: Any = args[1] if len(args) > 1 else node.kwargs["chunks"]
+            part = whole.layout.of_part(count)
+            return [Value(whole.buffer, whole.offset + k * part.size, part) for k in range(count)]
+        if _is(node, operator.getitem) and isinstance(values[args[0]], list):
+            return values[args[0]][args[1]]
         if node.op in ("call_function", "call_method") and _name(node) in CALLS:
             return self._call(builder, node, values, at, CALLS[_name(node)])
         raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
@@ -263,7 +264,8 @@ class Stack:
         fits = len(operands) + len(terms) == count and len(operands) > 0 and (not terms or kind == program.ADD)
         if not fits or any(option not in (None, False, True) for option in options):
             raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
-        return builder.map(kind, operands[0].layout, *operands, condition=terms[0] if terms else -1)
+        second = operands[1] if len(operands) > 1 else None
+        return builder.map(kind, operands[0].layout, operands[0], second, terms[0] if terms else -1)
 
 
 # -- the graph ---------------------------------------------------------------------------------------------------------
@@ -335,7 +337,8 @@ def _numbered(network: nn.Module) -> tuple[nn.Module, list[str], int]:
     numbered, names, count = copy.deepcopy(network).double(), [], 0
     for module in list(numbered.modules()):
         if parametrize.is_parametrized(module):  # not removed as by PyTorch, which would change the class they share
-            values = {name: getattr(module, name).detach() for name in module.parametrizations}
+            parametrizations: Any = module.parametrizations
+            values = {name: getattr(module, name).detach() for name in parametrizations}
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
             for name, value in values.items():

@@ -148,10 +148,10 @@ def decode(code: list[int]) -> Program:
     def take(count: int) -> list[int]:
         return [next(words) for _ in range(count)]
 
-    header = take(10)
-    buffers = [Buffer(*take(5)) for _ in range(header[8])]
+    passes, sub_pixels, head, logits, logits_offset, outputs, logits_step, features, count, length = take(10)
+    buffers = [Buffer(*take(5)) for _ in range(count)]
     instructions = []
-    for _ in range(header[9]):
+    for _ in range(length):
         kind, target, offset, parts, groups, width, a, a_offset = take(8)
         step = Instruction(kind, target, offset, parts, groups, width, a, a_offset)
         if kind == CONV:
@@ -162,7 +162,9 @@ def decode(code: list[int]) -> Program:
             b, b_offset, condition = take(3)
             step = step._replace(b=b, b_offset=b_offset, condition=condition)
         instructions.append(step)
-    return Program(*header[:8], buffers, instructions)  # type: ignore[arg-type]
+    return Program(
+        passes, sub_pixels, head, logits, logits_offset, outputs, logits_step, features, buffers, instructions
+    )
 
 
 class Canvas:
