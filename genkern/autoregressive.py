@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from . import random
 from .nn.autoregressive import Causality, Progress, Untraceable, cached, check_causality, jacobi, naive
+from .ops import sample_discretized_mixture_logistics
 from .ops._checks import check_levels
 from .ops.causal_sample.reference import draw
 
+HEADS = ("categorical", "mixture", "quantile")
 METHODS = ("cached", "wavefront", "jacobi", "naive")
 
 
@@ -33,7 +35,9 @@ def sample(
     *,
     levels: int,
     key: Tensor,
+    head: str = "categorical",
     condition: Tensor | None = None,
+    features: Tensor | None = None,
     given: Tensor | None = None,
     free: Tensor | None = None,
     first_row: int = 0,
@@ -48,18 +52,23 @@ def sample(
     to a uniform number that lies within rounding of the border between two levels.
 
     Args:
-        network: from pixels in [-1, 1], ``[B, C, H, W]``, to logits, ``[B, C * levels, H, W]``, in groups of one
-            sub-pixel; made of `MaskedConv2d`, `VerticalConv2d`, `GatedMaskedConv2d`, 1x1 convolutions, sums, products
-            and ReLU, ELU, tanh or sigmoid (by ``"jacobi"`` and ``"naive"``: of anything). Or of sequences,
-            ``[B, C, T]`` to ``[B, C * levels, T]``, with `CausalConv1d`.
+        network: from pixels in [-1, 1], ``[B, C, H, W]``, to what the head takes, ``[B, *, H, W]``; made of
+            `MaskedConv2d`, `VerticalConv2d`, `GatedMaskedConv2d`, `ShiftedConv2d` (also those that halve or double the
+            resolution), 1x1 convolutions, sums, products, gates and ReLU, ELU, SiLU, tanh or sigmoid (by ``"jacobi"``
+            and ``"naive"``: of anything). Or of sequences, ``[B, C, T]`` to ``[B, *, T]``, with `CausalConv1d`.
         shape: ``(B, C, H, W)``, or ``(B, C, T)``.
         levels: integer values of a pixel.
         key: from `genkern.random.key`, on the device of the network.
+        head: what the network gives of a pixel: ``"categorical"``, logits, ``C * levels`` in groups of one sub-pixel;
+            ``"mixture"``, of logistics, ``3K`` for one channel or ``10K`` for three, as
+            `genkern.ops.sample_discretized_mixture_logistics` takes them, which draws all channels of a pixel at once;
+            ``"quantile"``, ``C`` values in [0, 1], less one half, of which the nearest levels are taken.
         condition: what the network takes as ``condition=``, ``[B, *]``.
+        features: what it takes as ``features=`` beside the picture, ``[B, F, H, W]`` (``[B, F, T]``).
         given: pixels of which some are kept, integers, ``[B, C, H, W]``.
         free: which pixels to draw, bool, ``[H, W]`` (``[T]``); all others are those given.
         first_row: rows above it (steps before it) are those given.
-        temperature: divides the logits; 0 takes the most likely level.
+        temperature: divides the logits, and multiplies the scales of a mixture; 0 takes the most likely level.
         method: ``"cached"``: every activation is computed once, in one call for all pictures; ``"wavefront"``: the
             same in PyTorch, with a pixel of every row at a time; ``"jacobi"``: whole passes until nothing changes;
             ``"naive"``: a pass for every sub-pixel.
@@ -75,6 +84,8 @@ def sample(
     """
     if method not in METHODS:
         raise ValueError(f"sample: method must be one of {METHODS}; got {method!r}.")
+    if head not in HEADS:
+        raise ValueError(f"sample: head must be one of {HEADS}; got {head!r}.")
     if len(shape) not in (3, 4):
         raise ValueError(f"sample: shape must be (B, C, H, W) or (B, C, T); got {tuple(shape)}.")
     size, dtype = tuple(shape), torch.uint8 if levels <= 256 else torch.int32
@@ -91,34 +102,46 @@ def sample(
     free = free.to(key.device)
     x = torch.zeros(size, dtype=dtype, device=key.device)
     x = x if given is None else torch.where(free, x, given.to(x))
-    noise = random.uniform(key, size, sample_offset=sample_offset)
+    noise_size = (size[0], size[1] + (head == "mixture"), *size[2:])
+    noise = random.uniform(key, noise_size, sample_offset=sample_offset)
     sequence = len(size) == 3
     if sequence:  # a column, whose steps are rows
         x, noise, free = x[..., None], noise[..., None], free[:, None]
     if method in ("cached", "wavefront"):
+        given_map = features[..., None] if sequence and features is not None else features
         drawn = cached(
-            network, x, noise, free, levels=levels, condition=condition, temperature=temperature, method=method,
-            progress=progress,
+            network, x, noise, free, levels=levels, head=head, condition=condition, features=given_map,
+            temperature=temperature, method=method, progress=progress,
         )  # fmt: skip
         return drawn[..., 0] if sequence else drawn
     weights = next(network.parameters())
+    others = {"condition": condition, "features": features}
+    others = {name: value for name, value in others.items() if value is not None}
 
     def conditionals(x: Tensor) -> Tensor:
         scaled = x.to(weights.dtype) * (2 / (levels - 1)) - 1
         scaled = scaled[..., 0] if sequence else scaled
-        logits = network(scaled) if condition is None else network(scaled, condition=condition)
-        logits = logits[..., None] if sequence else logits
-        return logits.unflatten(1, (size[1], levels)).transpose(1, 2)  # [B, levels, C, H, W]
+        params = network(scaled, **others)
+        params = params[..., None] if sequence else params
+        if head == "categorical":
+            return params.unflatten(1, (size[1], levels)).transpose(1, 2)  # [B, levels, C, H, W]
+        return params
 
-    def draw_all(logits: Tensor, noise: Tensor) -> Tensor:
-        flat = logits.movedim(1, -1)
+    def draw_all(params: Tensor, noise: Tensor) -> Tensor:
+        if head == "mixture":
+            return sample_discretized_mixture_logistics(
+                params, channels=size[1], noise=noise, levels=levels, temperature=temperature, dtype=dtype
+            )
+        if head == "quantile":
+            return ((params + 0.5) * (levels - 1)).round().clamp(0, levels - 1).to(dtype)
+        flat = params.movedim(1, -1)
         return draw(flat.reshape(-1, levels), noise.flatten(), temperature).view(flat.shape[:-1]).to(dtype)
 
     training = network.training
     network.eval()
     try:
         if method == "naive":
-            x = naive(conditionals, draw_all, x, noise, free, progress=progress)
+            x = naive(conditionals, draw_all, x, noise, free, joint=head == "mixture", progress=progress)
         else:
             x = jacobi(conditionals, draw_all, x, noise, free, progress)[0]
         return x[..., 0] if sequence else x

@@ -188,6 +188,13 @@ def test_a_made_of_mixtures_sums_to_one_and_samples_alike() -> None:
     assert_close(model.log_prob(pictures).exp().sum(), torch.ones((), dtype=torch.float64))
     x = model.sample(4, key=KEY, method="naive")
     assert torch.equal(model.sample(4, key=KEY, method="jacobi"), x) and len(x.unique()) > 1
+    told: list[tuple[int, int]] = []
+    assert torch.equal(model.sample(4, key=KEY, method="cached", progress=lambda *a: told.append(a)), x)
+    assert told == [(1, 2), (2, 2)]
+    given = (x + 1) % 3
+    completed = model.sample(4, key=KEY, given=given, first_row=1)
+    assert torch.equal(completed[:, :, :1], given[:, :, :1])
+    assert torch.equal(completed, model.sample(4, key=KEY, given=given, first_row=1, method="naive"))
 
 
 def test_temperature_zero_takes_the_most_likely_level() -> None:

@@ -64,8 +64,33 @@ def test_every_method_of_sampling_gives_the_same_pixels(name):
     model = moved(CONFIGS[name])
     x = model.sample(3, key=random.key(2), method="naive")
     assert x.shape == (3, *model.config.shape) and int(x.max()) < model.config.levels
-    for method in ("jacobi", "auto"):
-        assert torch.equal(model.sample(3, key=random.key(2), method=method), x)
+    for method in ("jacobi", "auto", "cached", "wavefront"):
+        assert torch.equal(model.sample(3, key=random.key(2), method=method), x), method
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_pixels_that_are_given_are_kept_and_a_sample_is_completed_to_itself(name):
+    model, told = moved(CONFIGS[name]), []
+    x = model.sample(3, key=random.key(2), progress=lambda *a: told.append(a))
+    assert told == sorted(told) and told[-1][0] == told[-1][1]
+    mask = torch.zeros(x.shape[2:], dtype=torch.bool)
+    mask[1::2, ::3] = True
+    for method in ("cached", "wavefront", "jacobi"):
+        assert torch.equal(model.sample(3, key=random.key(2), given=x, first_row=3, method=method), x)
+        other = model.sample(3, key=random.key(2), given=data(model.config).to(x), mask=mask, method=method)
+        assert torch.equal(other[:, :, mask], data(model.config).to(x)[:, :, mask])
+        again = model.sample(3, key=random.key(2), given=data(model.config).to(x), mask=mask, method="naive")
+        assert torch.equal(other, again), method
+    assert torch.equal(model.sample(1, key=random.key(2), sample_offset=2, y=None if name != "by class" else 2), x[2:])
+
+
+def test_new_weights_are_drawn_from_though_they_are_normalised():
+    model = moved(GREY)
+    before = model.sample(4, key=random.key(2))
+    with torch.no_grad():
+        model.body.head.parametrizations.weight.original0 *= -2
+    after = model.sample(4, key=random.key(2))
+    assert not torch.equal(before, after) and torch.equal(model.sample(4, key=random.key(2), method="naive"), after)
 
 
 def test_samples_have_the_frequencies_of_the_model():

@@ -60,9 +60,25 @@ def test_every_method_of_sampling_gives_the_same_pixels(name):
     model = moved(CONFIGS[name])
     x = model.sample(3, key=random.key(2), method="naive")
     assert x.shape == (3, *model.config.shape) and int(x.max()) < model.config.levels
-    assert torch.equal(model.sample(3, key=random.key(2), method="jacobi"), x)
+    for method in ("jacobi", "auto", "cached", "wavefront"):
+        assert torch.equal(model.sample(3, key=random.key(2), method=method), x), method
     assert torch.equal(model.sample(2, key=random.key(2), sample_offset=1, y=None if name == "grey" else
                                     torch.tensor([1, 0])), x[1:])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_pixels_that_are_given_are_kept_and_a_sample_is_completed_to_itself(name):
+    model, told = moved(CONFIGS[name]), []
+    x = model.sample(3, key=random.key(2), temperature=0.7, progress=lambda *a: told.append(a))
+    assert told == sorted(told) and told[-1][0] == told[-1][1]
+    mask = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(4)) < 0.5
+    given = data(model.config).to(x)
+    again = model.sample(3, key=random.key(2), temperature=0.7, given=given, mask=mask, method="naive")
+    for method in ("cached", "wavefront", "jacobi"):
+        options = {"key": random.key(2), "temperature": 0.7, "method": method}
+        assert torch.equal(model.sample(3, **options, given=x, first_row=2), x), method
+        other = model.sample(3, **options, given=given, mask=mask)
+        assert torch.equal(other, again) and torch.equal(other[:, :, mask], given[:, :, mask]), method
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -7,9 +7,18 @@ from torch.nn.functional import conv1d, conv2d, pad
 from torch.testing import assert_close
 
 from genkern import autoregressive, models, random
-from genkern.nn import CausalConv1d, GatedMaskedConv2d, MaskedConv2d, RowLSTM, VerticalConv2d, check_causality
+from genkern.nn import (
+    CausalConv1d,
+    GatedMaskedConv2d,
+    MaskedConv2d,
+    RowLSTM,
+    ShiftedConv2d,
+    VerticalConv2d,
+    check_causality,
+)
 from genkern.nn.autoregressive import stack_of, sub_pixel_of
 from genkern.nn.autoregressive.wavefront import slant, steps
+from genkern.ops import gated_activation
 
 KEY = random.key(11)
 
@@ -256,6 +265,57 @@ def test_every_method_gives_the_same_pixels(name: str, temperature: float) -> No
         assert torch.equal(pixels(network, shape, method, temperature), naive), method
 
 
+class Mapped(nn.Module):
+    """A map enters beside the picture, and a vector into every gate."""
+
+    def __init__(self, channels: int, outputs: int, sub_pixels: int = 1):
+        super().__init__()
+        masks = {"sub_pixels": sub_pixels}
+        self.first = MaskedConv2d(channels, 12, 3, mask="A", out_parts=2, **masks)
+        self.of_features, self.of_condition = nn.Conv2d(3, 12, 1), nn.Linear(2, 12)
+        self.middle, self.act = MaskedConv2d(6, 6, 3, mask="B", **masks), nn.SiLU()
+        self.last = MaskedConv2d(6, outputs, 1, mask="B", **masks)
+
+    def forward(self, x: Tensor, condition: Tensor, features: Tensor) -> Tensor:
+        h = gated_activation(self.first(x) + self.of_features(features), condition=self.of_condition(condition))
+        return self.last(self.act(self.middle(h)))
+
+
+HEADS = {
+    "mixture": (1, 9, 1),
+    "mixture rgb": (3, 20, 1),
+    "quantile": (1, 1, 1),
+    "quantile rgb": (3, 3, 3),
+    "categorical": (1, 4, 1),
+}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_gives_the_same_pixels_by_every_method(name: str, temperature: float) -> None:
+    torch.manual_seed(0)
+    channels, outputs, sub_pixels = HEADS[name]
+    network, size = sharpened(Mapped(channels, outputs, sub_pixels)), (3, channels, 4, 5)
+    condition, features = torch.randn(3, 2).double(), torch.randn(3, 3, 4, 5).double()
+    given = torch.randint(4, size)
+    options = {"levels": 4, "key": KEY, "head": name.split()[0], "condition": condition, "features": features}
+    options |= {"temperature": temperature, "given": given, "first_row": 1}
+    x = autoregressive.sample(network, size, method="naive", **options)
+    assert torch.equal(x[:, :, :1], given[:, :, :1].to(x)) and len(x.unique()) > 2
+    for method in ("jacobi", "cached", "wavefront"):
+        assert torch.equal(autoregressive.sample(network, size, method=method, **options), x), method
+
+
+def test_a_sequence_of_mixtures_gives_the_same_values_by_every_method() -> None:
+    torch.manual_seed(0)
+    network = Dilated(1, 4)
+    network.last = CausalConv1d(6, 6, 1, mask="B")
+    options = {"levels": 50, "key": KEY, "head": "mixture"}
+    naive = autoregressive.sample(sharpened(network), (2, 1, 13), method="naive", **options)
+    for method in ("jacobi", "cached", "wavefront"):
+        assert torch.equal(autoregressive.sample(network, (2, 1, 13), method=method, **options), naive), method
+
+
 class LevelsInnermost(nn.Module):
     """[levels, C] to [C, levels]."""
 
@@ -342,6 +402,15 @@ def test_what_cannot_be_sampled_with_a_cache_is_named() -> None:
     recurrent = nn.Sequential(MaskedConv2d(1, 4, 3, mask="A"), RowLSTM(4, 4))
     with pytest.raises(autoregressive.Untraceable, match="RowLSTM cannot be part of a cached sampler"):
         autoregressive.sample(recurrent, shape, levels=4, key=KEY)
+    with pytest.raises(autoregressive.Untraceable, match="of a mixture the network must give 3K numbers"):
+        autoregressive.sample(nn.Sequential(leaky[0]), shape, levels=4, key=KEY, head="mixture")
+    with pytest.raises(autoregressive.Untraceable, match="the network must give 1 quantiles"):
+        autoregressive.sample(nn.Sequential(leaky[0]), shape, levels=4, key=KEY, head="quantile")
+    halved = nn.Sequential(MaskedConv2d(1, 4, 3, mask="A"), ShiftedConv2d(4, 4, (2, 2), stride=2))
+    with pytest.raises(autoregressive.Untraceable, match="the network must give logits for every pixel"):
+        autoregressive.sample(halved, shape, levels=4, key=KEY)
+    with pytest.raises(ValueError, match="sample: head must be one of"):
+        autoregressive.sample(leaky, shape, levels=4, key=KEY, head="gaussian")
     with pytest.raises(autoregressive.Untraceable, match="cannot be traced for a cached sampler"):
         autoregressive.sample(Branching(), shape, levels=4, key=KEY)
     with pytest.raises(ValueError, match="given must be pixels, where some are not free"):

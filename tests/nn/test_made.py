@@ -191,7 +191,7 @@ def test_any_other_transform_is_inverted_step_by_step_with_each_unit_computed_on
             log_det = (scale.log() + (y if inverse else x).cosh().log()).sum(1)
             return y, -log_det if inverse else log_det
 
-    from genkern.nn.flows import autoregressive
+    from genkern.nn.autoregressive import made as networks
 
     flow, counted = MaskedAutoregressive(made("own order"), Sinh()), []
 
@@ -199,9 +199,9 @@ def test_any_other_transform_is_inverted_step_by_step_with_each_unit_computed_on
         counted.append(h.numel())
         return torch.tanh(h)
 
-    monkeypatch.setattr(autoregressive, "ACTIVATIONS", {"tanh": tanh})
     x = torch.randn(3, 6, dtype=torch.float64)
     z, log_det = flow(x)
+    monkeypatch.setattr(networks, "ACTIVATIONS", {"tanh": tanh})
     back, inverse_log_det = flow.inverse(z)
     assert sum(counted) == 3 * (16 + 16)
     assert_close(back, x, rtol=1e-10, atol=1e-10)

@@ -74,9 +74,9 @@ struct Canvas {
   const Program& program;
   int64_t images;
   std::vector<std::vector<T>> maps, above;
-  std::vector<T*> now;                 // the current row of a buffer, at the first picture's first pixel
-  std::vector<int64_t> stride, pitch;  // from a pixel to the next, from a picture to the next
-  std::vector<size_t> waiting, whole;  // steps of a pixel, steps of a row
+  std::vector<T*> now;                 // the current row of a buffer, at the first picture's first vector
+  std::vector<int64_t> stride, pitch;  // from a vector to the next, from a picture to the next
+  std::vector<size_t> waiting, whole;  // of the current row: steps of a pixel, steps of the row
   std::vector<T> zeros, table;
 
   Canvas(const Call<T>& call, int64_t images) : call(call), program(*call.program), images(images) {
@@ -84,61 +84,76 @@ struct Canvas {
     size_t widest = 0;
     for (size_t k = 0; k < program.buffers.size(); k++) {
       const Buffer& b = program.buffers[k];
-      const int64_t columns = narrow[k] ? b.left + 1 : b.left + call.width + b.right;
+      const int64_t columns = narrow[k] ? b.left + 1 : b.left + call.width / b.scale + b.right;
       stride.push_back(narrow[k] ? 0 : b.size), pitch.push_back(columns * b.size);
       maps.emplace_back(size_t((narrow[k] ? 1 : b.rows) * images * columns * b.size), T(0));
       widest = std::max(widest, size_t(b.size));
     }
-    for (size_t s = 0; s < program.steps.size(); s++) {
-      const Step& step = program.steps[s];
-      const bool early = step.kind == CONV && step.early > 0;
-      above.emplace_back(size_t(early && step.waits ? images * call.width * step.outputs() : 0));
-      if (step.waits) waiting.push_back(s);
-      if (early || !step.waits) whole.push_back(s);
-    }
+    for (const Step& step : program.steps)
+      above.emplace_back(size_t(has_above(step) ? images * vectors(step) * step.outputs() : 0));
     now.resize(program.buffers.size());
     zeros.assign(widest, T(0)), table.resize(size_t(call.levels));
   }
+
+  static bool has_above(const Step& step) { return step.kind == CONV && step.waits && step.early > 0; }
+  // How many vectors a step fills in a row.
+  int64_t vectors(const Step& step) const { return call.width / (step.scale * step.every); }
 
   T* row(int64_t buffer, int64_t i) {
     const Buffer& b = program.buffers[size_t(buffer)];
     const int64_t slot = stride[size_t(buffer)] == 0 ? 0 : (i + b.rows) % b.rows;
     return maps[size_t(buffer)].data() + slot * images * pitch[size_t(buffer)] + b.left * b.size;
   }
-  void begin_row(int64_t i) {
+  void begin_row(int64_t i, int64_t first) {
     for (size_t k = 0; k < now.size(); k++) {
-      if (stride[k] == 0) std::fill(maps[k].begin(), maps[k].end(), T(0));
-      now[k] = row(int64_t(k), i);
+      const int64_t scale = program.buffers[k].scale;
+      if (stride[k] == 0 && i % scale == 0) std::fill(maps[k].begin(), maps[k].end(), T(0));
+      now[k] = row(int64_t(k), i / scale);
+    }
+    if (program.features >= 0) {
+      const int64_t size = call.width * program.buffers[size_t(program.features)].size;
+      for (int64_t b = 0; b < images; b++)
+        std::memcpy(at(program.features, b, 0), call.features + ((first + b) * call.height + i) * size,
+                    size_t(size) * sizeof(T));
+    }
+    waiting.clear(), whole.clear();
+    for (size_t s = 0; s < program.steps.size(); s++) {
+      const Step& step = program.steps[s];
+      if (step.place_of_row(i) < 0) continue;
+      if (step.waits) waiting.push_back(s);
+      if (has_above(step) || !step.waits) whole.push_back(s);
     }
   }
-  void end_pixel() {
+  void end_pixel(int64_t j) {
     for (size_t k = 0; k < now.size(); k++) {
       const Buffer& b = program.buffers[k];
-      if (stride[k] != 0 || b.left == 0) continue;
+      if (stride[k] != 0 || b.left == 0 || (j + 1) % b.scale != 0) continue;
       for (int64_t image = 0; image < images; image++) {
         T* window = maps[k].data() + image * pitch[k];
         std::memmove(window, window + b.size, size_t(b.left * b.size) * sizeof(T));
       }
     }
   }
-  T* at(int64_t buffer, int64_t image, int64_t j) const {
-    return now[size_t(buffer)] + image * pitch[size_t(buffer)] + j * stride[size_t(buffer)];
+  // A vector of the current row; its place is counted in vectors.
+  T* at(int64_t buffer, int64_t image, int64_t place) const {
+    return now[size_t(buffer)] + image * pitch[size_t(buffer)] + place * stride[size_t(buffer)];
   }
   const T* bias(const Step& step) const { return step.bias < 0 ? zeros.data() : call.weights + step.bias; }
 };
 
-// Bias and rows above, for a whole row of one picture.
+// Bias and rows above, for all vectors that a step fills in a row of one picture; `distance` is from one to the next.
 template <typename T>
-GENKERN_INLINE void whole_row(Canvas<T>& canvas, const Step& step, int64_t i, int64_t image, T* y) {
+GENKERN_INLINE void whole_row(Canvas<T>& canvas, const Step& step, int64_t i, int64_t image, T* y, int64_t distance) {
   const Program& program = canvas.program;
-  const int64_t outputs = step.outputs(), width = canvas.call.width, size = program.buffers[size_t(step.a)].size;
+  const Buffer& source = program.buffers[size_t(step.a)];
+  const int64_t outputs = step.outputs(), vectors = canvas.vectors(step);
   const T* bias = canvas.bias(step);
-  for (int64_t j = 0; j < width; j++) std::memcpy(y + j * outputs, bias, size_t(outputs) * sizeof(T));
+  for (int64_t m = 0; m < vectors; m++) std::memcpy(y + m * distance, bias, size_t(outputs) * sizeof(T));
   for (int64_t k = 0; k < step.early; k++) {
     const Run& run = program.early[size_t(step.first_early + k)];
-    const T* x = canvas.row(step.a, i + run.row) + image * canvas.pitch[size_t(step.a)] + run.column * size;
-    multiply(x + step.a_offset, size, width, canvas.call.weights + run.at, outputs, run.taps * step.size, y, outputs,
-             outputs);
+    const T* x = canvas.row(step.a, i / source.scale + run.row) + image * canvas.pitch[size_t(step.a)];
+    multiply(x + run.column * source.size + step.a_offset, step.stride * source.size, vectors,
+             canvas.call.weights + run.at, outputs, run.taps * step.size, y, distance, outputs);
   }
 }
 
@@ -149,7 +164,7 @@ GENKERN_INLINE void elementwise(const Step& step, const T* a, const T* b, const 
   switch (step.kind) {
     case ADD:
 #pragma omp simd
-      for (int64_t k = 0; k < n; k++) y[k] = a[k] + b[k];
+      for (int64_t k = 0; k < n; k++) y[k] = a[k] + b[k] + condition[k];
       break;
     case MUL:
 #pragma omp simd
@@ -160,40 +175,40 @@ GENKERN_INLINE void elementwise(const Step& step, const T* a, const T* b, const 
       for (int64_t k = 0; k < n; k++)
         y[k] = tanh(a[k] + b[k] + condition[k]) * sigmoid(a[half + k] + b[half + k] + condition[half + k]);
       break;
-    case RELU:
+    case GLU:
 #pragma omp simd
-      for (int64_t k = 0; k < n; k++) y[k] = apply(RELU, a[k]);
+      for (int64_t k = 0; k < n; k++)
+        y[k] = (a[k] + b[k] + condition[k]) * sigmoid(a[half + k] + b[half + k] + condition[half + k]);
       break;
-    case ELU:
-#pragma omp simd
-      for (int64_t k = 0; k < n; k++) y[k] = apply(ELU, a[k]);
-      break;
-    case TANH:
-#pragma omp simd
-      for (int64_t k = 0; k < n; k++) y[k] = apply(TANH, a[k]);
-      break;
-    case SIGMOID:
-#pragma omp simd
-      for (int64_t k = 0; k < n; k++) y[k] = apply(SIGMOID, a[k]);
-      break;
+#define GENKERN_CALL(KIND)                                    \
+  case KIND:                                                  \
+    _Pragma("omp simd") for (int64_t k = 0; k < n; k++) y[k] = apply(KIND, a[k]); \
+    break;
+      GENKERN_CALL(RELU)
+      GENKERN_CALL(ELU)
+      GENKERN_CALL(NEGATIVE_ELU)
+      GENKERN_CALL(TANH)
+      GENKERN_CALL(SIGMOID)
+      GENKERN_CALL(SILU)
+#undef GENKERN_CALL
     default: std::memcpy(y, a, size_t(n) * sizeof(T));
   }
 }
 
 template <typename T>
-GENKERN_INLINE void elementwise_at(Canvas<T>& canvas, const Step& step, int64_t j, int64_t image, int64_t number,
+GENKERN_INLINE void elementwise_at(Canvas<T>& canvas, const Step& step, int64_t place, int64_t image, int64_t number,
                                    int64_t from, int64_t n) {
-  const T* a = canvas.at(step.a, image, j) + step.a_offset + from;
-  const T* b = step.b < 0 ? canvas.zeros.data() : canvas.at(step.b, image, j) + step.b_offset + from;
+  const T* a = canvas.at(step.a, image, place) + step.a_offset + from;
+  const T* b = step.b < 0 ? canvas.zeros.data() : canvas.at(step.b, image, place) + step.b_offset + from;
   const T* condition = step.condition < 0
                            ? canvas.zeros.data()
                            : canvas.call.conditions + number * canvas.call.conditions_size + step.condition + from;
-  elementwise(step, a, b, condition, canvas.at(step.target, image, j) + from, n);
+  elementwise(step, a, b, condition, canvas.at(step.target, image, place) + step.target_offset + from, n);
 }
 
 // The number of levels whose cumulative probability lies below the uniform number.
 template <typename T>
-GENKERN_INLINE int32_t draw(const T* logits, T uniform, T temperature, int64_t levels, T* table) {
+GENKERN_INLINE int32_t draw_level(const T* logits, T uniform, T temperature, int64_t levels, T* table) {
   if (temperature == T(0)) return int32_t(std::max_element(logits, logits + levels) - logits);
   T largest = logits[0];
 #pragma omp simd reduction(max : largest)
@@ -210,23 +225,24 @@ GENKERN_INLINE int32_t draw(const T* logits, T uniform, T temperature, int64_t l
   return level;
 }
 
-// Channels from to from + n of a step, at one pixel of all pictures.
+// Channels from to from + n of a step, at pixel j of all pictures; m: which of the vectors that it fills this is.
 template <typename T>
-GENKERN_INLINE void segment(Canvas<T>& canvas, size_t s, int64_t j, int64_t first, int64_t from, int64_t n) {
+GENKERN_INLINE void segment(Canvas<T>& canvas, size_t s, int64_t j, int64_t m, int64_t first, int64_t from, int64_t n) {
   const Program& program = canvas.program;
   const Step& step = program.steps[s];
-  const int64_t images = canvas.images;
+  const int64_t images = canvas.images, place = j / step.scale;
   if (step.kind != CONV) {
-    for (int64_t b = 0; b < images; b++) elementwise_at(canvas, step, j, b, first + b, from, n);
+    for (int64_t b = 0; b < images; b++) elementwise_at(canvas, step, place, b, first + b, from, n);
     return;
   }
+  const Buffer& source = program.buffers[size_t(step.a)];
   const int64_t outputs = step.outputs(), pitch = canvas.pitch[size_t(step.target)];
   const bool early = step.early > 0;
-  const T* above = early ? canvas.above[s].data() + j * outputs : canvas.bias(step);
-  T* y = canvas.at(step.target, 0, j) + from;
+  const T* above = early ? canvas.above[s].data() + m * outputs : canvas.bias(step);
+  T* y = canvas.at(step.target, 0, place) + from;
   for (int64_t b = 0; b < images; b++)
-    std::memcpy(y + b * pitch, above + from + (early ? b * canvas.call.width * outputs : 0), size_t(n) * sizeof(T));
-  const T* x = canvas.at(step.a, 0, j) + step.late.column * program.buffers[size_t(step.a)].size + step.a_offset;
+    std::memcpy(y + b * pitch, above + from + (early ? b * canvas.vectors(step) * outputs : 0), size_t(n) * sizeof(T));
+  const T* x = canvas.at(step.a, 0, j / source.scale) + step.late.column * source.size + step.a_offset;
   multiply(x, canvas.pitch[size_t(step.a)], images, canvas.call.weights + step.late.at + from, outputs,
            step.late.taps * step.size, y, pitch, n);
 }
@@ -237,25 +253,41 @@ GENKERN_INLINE void pixel(Canvas<T>& canvas, int64_t j, int64_t pass, int64_t fi
   const int64_t passes = canvas.program.passes;
   for (const size_t s : canvas.waiting) {
     const Step& step = canvas.program.steps[s];
+    const int64_t m = step.place_of_column(j);
+    if (m < 0) continue;
     const bool split = passes > 1 && step.groups == passes;
     const int64_t pieces = split ? step.parts : 1, length = split ? step.width : step.outputs();
     for (int64_t p = 0; p < pieces; p++)
-      segment(canvas, s, j, first, split ? (p * passes + pass) * step.width : 0, length);
+      segment(canvas, s, j, m, first, split ? (p * passes + pass) * step.width : 0, length);
   }
 }
 
+// Draws sub-pixel c of a pixel, and those after it where one draw gives all.
 template <typename T>
 GENKERN_INLINE void draw_pixel(Canvas<T>& canvas, int64_t i, int64_t j, int64_t c, int64_t first) {
   const Call<T>& call = canvas.call;
   const Program& program = canvas.program;
-  const int64_t sites = call.height * call.width;
+  const int64_t sites = call.height * call.width, site = i * call.width + j, draws = program.draws();
   for (int64_t b = 0; b < canvas.images; b++) {
-    const int64_t place = ((first + b) * program.sub_pixels + c) * sites + i * call.width + j;
-    if (call.free[i * call.width + j]) {
-      const T* logits = canvas.at(program.logits, b, j) + program.logits_offset + c * program.logits_step;
-      call.x[place] = draw(logits, call.noise[place], call.temperature, call.levels, canvas.table.data());
+    int32_t* x = call.x + ((first + b) * program.sub_pixels + c) * sites + site;
+    if (call.free[site]) {
+      const T* params = canvas.at(program.logits, b, j) + program.logits_offset + c * program.logits_step;
+      const T* noise = call.noise + ((first + b) * program.noises() + c) * sites + site;
+      if (program.head == MIXTURE) {
+        T level[3];
+        discretized_mixture_logistics::draw(
+            mixture_of<T>(program.sub_pixels, program.outputs, call.levels, call.temperature), params, 1, noise, sites,
+            level);
+        for (int64_t k = 0; k < draws; k++) x[k * sites] = int32_t(level[k]);
+      } else if (program.head == QUANTILE) {
+        *x = nearest_level(*params, call.levels);
+      } else {
+        *x = draw_level(params, *noise, call.temperature, call.levels, canvas.table.data());
+      }
     }
-    canvas.at(0, b, j)[c] = T(call.x[place]) * (T(2) / T(call.levels - 1)) - T(1);
+    T* const pixel = canvas.at(0, b, j);
+    for (int64_t k = 0; k < draws; k++) pixel[c + k] = T(x[k * sites]) * (T(2) / T(call.levels - 1)) - T(1);
+    if (program.ones()) pixel[program.sub_pixels] = T(1);
   }
 }
 
@@ -265,23 +297,26 @@ GENKERN_INLINE void sample_images(Canvas<T>& canvas, int64_t first) {
   const Program& program = canvas.program;
   const int64_t together = program.sub_pixels / program.passes;
   for (int64_t i = 0; i < call.height; i++) {
-    canvas.begin_row(i);
+    canvas.begin_row(i, first);
     for (int64_t b = 0; b < canvas.images; b++)
       for (const size_t s : canvas.whole) {
         const Step& step = program.steps[s];
-        if (step.kind == CONV)
-          whole_row(
-              canvas, step, i, b,
-              step.waits ? canvas.above[s].data() + b * call.width * step.outputs() : canvas.at(step.target, b, 0));
+        if (step.kind != CONV)
+          for (int64_t m = 0; m < canvas.vectors(step); m++)
+            elementwise_at(canvas, step, m, b, first + b, 0, step.outputs());
+        else if (step.waits)
+          whole_row(canvas, step, i, b, canvas.above[s].data() + b * canvas.vectors(step) * step.outputs(),
+                    step.outputs());
         else
-          for (int64_t j = 0; j < call.width; j++) elementwise_at(canvas, step, j, b, first + b, 0, step.outputs());
+          whole_row(canvas, step, i, b, canvas.at(step.target, b, step.column), step.every * step.outputs());
       }
     for (int64_t j = 0; j < call.width; j++) {
       for (int64_t pass = 0; pass < program.passes; pass++) {
         pixel(canvas, j, pass, first);
-        for (int64_t c = pass * together; c < (pass + 1) * together; c++) draw_pixel(canvas, i, j, c, first);
+        for (int64_t c = pass * together; c < (pass + 1) * together; c += program.draws())
+          draw_pixel(canvas, i, j, c, first);
       }
-      canvas.end_pixel();
+      canvas.end_pixel(j);
     }
   }
 }

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "discretized_mixture_logistics.h"
+#include "draw.h"
 
 namespace genkern::discretized_mixture_logistics {
 namespace {
@@ -251,45 +252,29 @@ void backward(const Shape& shape, const Levels& levels, const void* grad_nll, co
   });
 }
 
+void draw(const Draw<float>& d, const float* params, int64_t stride, const float* noise, int64_t noise_stride,
+          float* level) {
+  draw_pixel(d, params, stride, noise, noise_stride, level);
+}
+void draw(const Draw<double>& d, const double* params, int64_t stride, const double* noise, int64_t noise_stride,
+          double* level) {
+  draw_pixel(d, params, stride, noise, noise_stride, level);
+}
+
 template <typename A>
 void sample(const Shape& shape, const Levels& levels, double temperature, const A* params, const A* noise, void* x,
             Integer dtype, int64_t begin, int64_t end) {
   const Constants<A> c(levels);
-  const int64_t K = shape.mixtures, C = shape.channels, block = (C == 1 ? 2 : 3) * K;
+  const int64_t C = shape.channels, sites = shape.sites;
+  const Draw<A> d{C, shape.mixtures, c.low, c.step, c.last, c.min_log_scale, A(temperature)};
   each_tile(shape, begin, end, [&](int64_t b, int64_t first, int64_t n) {
-    const A* from = params + b * shape.planes() * shape.sites + first;
-    const A* u = noise + b * (C + 1) * shape.sites + first;
-    for (int64_t i = 0; i < n; i++) {
-      A top = from[i], total = 0;
-      int64_t chosen = 0;
-      for (int64_t k = 1; k < K; k++)
-        if (from[k * shape.sites + i] > top) top = from[k * shape.sites + i], chosen = k;
-      if (temperature != 0) {
-        const auto weight = [&](int64_t k) { return exp((from[k * shape.sites + i] - top) / A(temperature)); };
-        for (int64_t k = 0; k < K; k++) total += weight(k);
-        A cumulative = 0;
-        const A threshold = u[i] * total;
-        for (chosen = 0; chosen < K - 1; chosen++)
-          if ((cumulative += weight(chosen)) > threshold) break;
-      }
-      const auto parameter = [&](int64_t ch, int64_t kind) {
-        return from[(K + ch * block + kind * K + chosen) * shape.sites + i];
-      };
-      A level[3] = {}, value[3] = {};
-      for (int64_t ch = 0; ch < C; ch++) {
-        A mean = parameter(ch, 0);
-        if (ch == 1) mean += tanh(parameter(0, 2)) * value[0];
-        if (ch == 2) mean += tanh(parameter(1, 2)) * value[0] + tanh(parameter(2, 2)) * value[1];
-        if (temperature != 0) {
-          const A v = u[(ch + 1) * shape.sites + i], scale = exp(std::max(parameter(ch, 1), c.min_log_scale));
-          mean += A(temperature) * scale * (std::log(v) - std::log1p(-v));
-        }
-        level[ch] = std::nearbyint(std::min(std::max((mean - c.low) / c.step, A(0)), c.last));
-        value[ch] = c.low + c.step * level[ch];
-        with_integer(dtype, [&](auto type) {
-          static_cast<decltype(type)*>(x)[(b * C + ch) * shape.sites + first + i] = decltype(type)(level[ch]);
-        });
-      }
+    for (int64_t i = first; i < first + n; i++) {
+      A level[3];
+      draw(d, params + b * shape.planes() * sites + i, sites, noise + b * (C + 1) * sites + i, sites, level);
+      with_integer(dtype, [&](auto type) {
+        auto* const to = static_cast<decltype(type)*>(x) + b * C * sites + i;
+        for (int64_t ch = 0; ch < C; ch++) to[ch * sites] = decltype(type)(level[ch]);
+      });
     }
   });
 }

@@ -28,13 +28,15 @@ class AutoregressiveModel(GenerativeModel):
     likelihood, it sets ``log_prob = None`` and overrides `loss`.
 
     Where ``network`` is made of causal layers alone, ``logits`` are `by_levels` of ``network(scale(x))``, or of
-    ``network(scale(x), condition(y))``, and samples are drawn with a cache.
+    ``network(scale(x), condition(y))``, and samples are drawn with a cache; so they are where ``head_kind`` is
+    ``"mixture"`` and ``logits`` are what the network gives.
 
     A sample is a function of the weights and of uniform numbers, which depend on the key, the sample and the pixel
     alone: every method of sampling gives the same pixels.
     """
 
     joint = False
+    head_kind = "categorical"  # what the network gives of a pixel; see `genkern.autoregressive.sample`
 
     # -- what a family defines ----------------------------------------------------------------------------------
 
@@ -148,7 +150,9 @@ class AutoregressiveModel(GenerativeModel):
             raise ValueError(f"{type(self).__name__}.sample: method must be one of {METHODS}; got {method!r}.")
         network: nn.Module | None = getattr(self, "network", None)
         if method == "auto":
-            traceable = network is not None and is_traceable(network, x.shape[1], conditional=y is not None)
+            traceable = network is not None and is_traceable(
+                network, x.shape[1], head=self.head_kind, conditional=y is not None
+            )
             method = "cached" if traceable else "jacobi"
         training = self.training
         self.eval()
@@ -157,8 +161,8 @@ class AutoregressiveModel(GenerativeModel):
                 if network is None:
                     raise ValueError(f"{type(self).__name__}.sample: method {method!r} needs a stack of causal layers.")
                 return cached(
-                    network, x, noise, free, levels=self.config.levels, condition=self.condition(y),
-                    temperature=temperature, method=method, progress=progress,
+                    network, x, noise, free, levels=self.config.levels, head=self.head_kind, method=method,
+                    condition=self.condition(y), temperature=temperature, progress=progress,
                 )  # fmt: skip
             if method == "naive":
                 return naive(

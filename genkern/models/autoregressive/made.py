@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ...nn import MADE as Perceptron
+from ...nn.autoregressive import Progress
 from ...ops import discretized_mixture_logistics, sample_discretized_mixture_logistics
 from ._base import AutoregressiveModel, check_picture
 
@@ -41,9 +42,12 @@ class MADE(AutoregressiveModel):
     def logits(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Of the levels, ``[B, levels, C, H, W]``; or of mixtures: logits, means, log-scales, ``[B, 3K, C, H, W]``."""
         channels, height, width = self.config.shape
-        order = self.scale(x).permute(0, 2, 3, 1).flatten(1)  # raster order, sub-pixels innermost
-        context = None if self.config.classes is None or y is None else one_hot(y.long(), self.config.classes).to(order)
-        return self.perceptron(order, context).view(len(x), -1, height, width, channels).permute(0, 1, 4, 2, 3)
+        params = self.perceptron(self.scale(in_order(x)), self.condition(y))
+        return params.view(len(x), -1, height, width, channels).permute(0, 1, 4, 2, 3)
+
+    def condition(self, y: Tensor | None) -> Tensor | None:
+        """The class, one-hot, ``[B, classes]``."""
+        return None if y is None else one_hot(y.long(), self.config.classes).to(next(self.parameters()).dtype)
 
     def conditional_log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
         if self.config.mixtures is None:
@@ -61,6 +65,43 @@ class MADE(AutoregressiveModel):
             logits, channels=1, noise=noise, levels=self.config.levels, temperature=temperature,
             dtype=self.pixel_dtype,
         ).squeeze(1)  # fmt: skip
+
+    def sample_with(
+        self,
+        noise: Tensor,
+        x: Tensor,
+        free: Tensor,
+        y: Tensor | None,
+        *,
+        temperature: float,
+        method: str,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """`sample` of given noise; ``"cached"`` (the default) computes every hidden unit once, and costs one pass."""
+        if method not in ("auto", "cached"):
+            return super().sample_with(noise, x, free, y, temperature=temperature, method=method, progress=progress)
+        channels, height, width = self.config.shape
+        uniform, pixels = in_order(noise), in_order(x)
+        is_free = free.flatten().repeat_interleave(channels).tolist()
+        place = -1  # of the sub-pixel, in order
+
+        def draw(_: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal place
+            place += 1
+            if is_free[place]:
+                here = uniform[..., place, None, None, None]
+                pixels[:, place] = self.draw(params[..., None, None, None], here, temperature).flatten()
+            if progress is not None and (place + 1) % channels == 0:
+                progress((place + 1) // channels, height * width)
+            return self.scale(pixels[:, place, None]), params.new_zeros(len(params))
+
+        self.perceptron.by_steps(self.scale(pixels), draw, self.condition(y))
+        return pixels.view(len(x), height, width, channels).permute(0, 3, 1, 2)
+
+
+def in_order(x: Tensor) -> Tensor:
+    """``[*, C, H, W]`` to ``[*, C * H * W]``: raster order, sub-pixels innermost."""
+    return x.movedim(-3, -1).flatten(-3)
 
 
 PRESETS = {

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, glu, one_hot
 
 from ...nn import ShiftedConv2d
+from ...nn.autoregressive import with_ones
 from ...ops import concat_elu, discretized_mixture_logistics, sample_discretized_mixture_logistics
 from ._base import AutoregressiveModel, check_picture
 
@@ -112,7 +113,7 @@ class Body(nn.Module):
         self.head = pointwise(config, f, config.mixtures * (3 if channels == 1 else 10))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        x = with_ones(x)
         u, ul = self.first_u(x), self.first_above(x) + self.first_left(x)
         passed = [(u, ul)]
         for scale, layers in enumerate(self.down):
@@ -131,6 +132,7 @@ class Body(nn.Module):
 class PixelCNNPP(AutoregressiveModel):
     config_class = Config
     joint = True  # one pass gives all channels of a pixel
+    head_kind = "mixture"
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -144,8 +146,16 @@ class PixelCNNPP(AutoregressiveModel):
 
     def logits(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Parameters of a mixture of logistics for every pixel; see `genkern.ops.discretized_mixture_logistics`."""
-        condition = None if y is None else one_hot(y.long(), self.config.classes).to(next(self.parameters()).dtype)
-        return self.body(self.scale(x), condition)
+        return self.body(self.scale(x), self.condition(y))
+
+    def condition(self, y: Tensor | None) -> Tensor | None:
+        """What enters every layer: the class, one-hot, ``[B, classes]``."""
+        return None if y is None else one_hot(y.long(), self.config.classes).to(next(self.parameters()).dtype)
+
+    @property
+    def network(self) -> nn.Module:
+        """What is sampled with a cache."""
+        return self.body
 
     def conditional_log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
         return -discretized_mixture_logistics(logits, x, levels=self.config.levels)

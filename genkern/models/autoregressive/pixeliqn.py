@@ -17,12 +17,10 @@ from torch.nn.functional import one_hot, relu
 
 from ... import random
 from ...nn import GatedMaskedConv2d, MaskedConv2d
-from ...nn.autoregressive import Progress, jacobi, naive
+from ...nn.autoregressive import Progress, cached, jacobi, naive
 from ...ops import gated_activation, quantile_huber
 from .._base import Batch, Loss, as_batch
-from ._base import AutoregressiveModel, check_picture
-
-METHODS = ("auto", "naive", "jacobi")
+from ._base import METHODS, AutoregressiveModel, check_picture
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,9 @@ class QuantileLayer(GatedMaskedConv2d):
             config.embedding, 2 * config.channels, 1, mask="B", sub_pixels=colours, out_parts=2, bias=False
         )
 
-    def step(self, v: Tensor, h: Tensor, levels: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(  # type: ignore[override]
+        self, v: Tensor, h: Tensor, levels: Tensor, condition: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Both stacks and the skip connection; of the last layer, the skip alone."""
         term_v = None if self.by_class_v is None else self.by_class_v(condition)
         term_h = None if self.by_class_h is None else self.by_class_h(condition)
@@ -79,17 +79,12 @@ class QuantileLayer(GatedMaskedConv2d):
         return gated_activation(raw, condition=term_v), residual if self.first else h + residual, skip
 
 
-class PixelIQN(AutoregressiveModel):
-    config_class = Config
-    log_prob = None  # type: ignore[assignment]
+class Stacks(nn.Module):
+    """From pixels in [-1, 1] and features of the levels to quantiles of values in [0, 1], less one half."""
 
     def __init__(self, config: Config):
-        super().__init__(config)
-        check_picture("PixelIQN", config)
-        if config.layers < 2:
-            raise ValueError(f"PixelIQN: layers must be 2 or more; got {config.layers}.")
+        super().__init__()
         colours, count = config.shape[0], config.layers
-        self.embedding = QuantileEmbedding(config)
         self.layers = nn.ModuleList(
             QuantileLayer(config.channels if i else colours, config, config.kernel if i else 7, first=i == 0,
                           last=i == count - 1)
@@ -98,19 +93,35 @@ class PixelIQN(AutoregressiveModel):
         self.head = MaskedConv2d(config.channels, config.head, 1, mask="B", sub_pixels=colours)
         self.last = MaskedConv2d(config.head, colours, 1, mask="B", sub_pixels=colours)
 
+    def forward(self, x: Tensor, features: Tensor, condition: Tensor | None = None) -> Tensor:
+        v, h, total = self.layers[0](x, x, features, condition)
+        for layer in self.layers[1:]:
+            v, h, skip = layer(v, h, features, condition)
+            total = total + skip
+        return self.last(relu(self.head(relu(total))))
+
+
+class PixelIQN(AutoregressiveModel):
+    config_class = Config
+    log_prob = None  # type: ignore[assignment]
+    head_kind = "quantile"
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        check_picture("PixelIQN", config)
+        if config.layers < 2:
+            raise ValueError(f"PixelIQN: layers must be 2 or more; got {config.layers}.")
+        self.embedding = QuantileEmbedding(config)
+        self.network = Stacks(config)
+
+    def condition(self, y: Tensor | None) -> Tensor | None:
+        """What enters every layer: the class, one-hot, ``[B, classes]``."""
+        return None if y is None else one_hot(y.long(), self.config.classes).to(next(self.parameters()).dtype)
+
     def quantiles(self, x: Tensor, tau: Tensor, y: Tensor | None = None) -> Tensor:
         """Quantiles at levels ``tau`` of values in [0, 1], ``[B, C, H, W]``, each given the pixels before it."""
-        dtype = next(self.parameters()).dtype
-        condition = None if y is None else one_hot(y.long(), self.config.classes).to(dtype)
-        levels = self.embedding(tau.to(dtype))
-        v = h = self.scale(x)
-        features: Tensor | None = None
-        for layer in self.layers:
-            assert isinstance(layer, QuantileLayer)
-            v, h, skip = layer.step(v, h, levels, condition)
-            features = skip if features is None else features + skip
-        assert features is not None
-        return self.last(relu(self.head(relu(features)))) + 0.5
+        levels = self.embedding(tau.to(next(self.parameters()).dtype))
+        return self.network(self.scale(x), levels, self.condition(y)) + 0.5
 
     def logits(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The medians, ``[B, 1, C, H, W]``."""
@@ -155,7 +166,13 @@ class PixelIQN(AutoregressiveModel):
         try:
             if method == "naive":
                 return naive(quantiles, self.draw, x, tau, free, progress=progress)
-            return jacobi(quantiles, self.draw, x, tau, free, progress)[0]
+            if method == "jacobi":
+                return jacobi(quantiles, self.draw, x, tau, free, progress)[0]
+            return cached(
+                self.network, x, tau, free, levels=self.config.levels, head=self.head_kind, condition=self.condition(y),
+                features=self.embedding(tau.to(next(self.parameters()).dtype)), progress=progress,
+                method="wavefront" if method == "wavefront" else "cached",
+            )  # fmt: skip
         finally:
             self.train(training)
 

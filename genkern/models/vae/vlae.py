@@ -26,11 +26,14 @@ from ...nn import (
     MaskedConv2d,
     PixelLikelihood,
 )
+from ...nn.autoregressive import cached
+from ...nn.likelihoods import CategoricalPixels, DiscretizedMixture
 from ...ops import gaussian_log_prob
 from . import conv_vae
 from ._base import VAE, Inference, Latents
 
 Scale = Callable[[Tensor], Tensor]  # integer pixels to [-1, 1]
+CACHED = {CategoricalPixels: "categorical", DiscretizedMixture: "mixture"}  # likelihoods that are drawn in one call
 HALF_LN_2PI_E = 0.5 * (1 + math.log(2 * math.pi))
 
 
@@ -81,15 +84,15 @@ class WindowedPixelCNN(nn.Module):
         self.conditions = nn.ModuleList(nn.Conv2d(F, F, 1) for _ in range(config.layers + 1))
         self.last = MaskedConv2d(F, outputs, 1, mask="B", sub_pixels=sub_pixels)
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        return self.head(self.first(x), [condition(h) for condition in self.conditions])
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        return self.head(self.first(x), [condition(features) for condition in self.conditions])
 
-    def head(self, features: Tensor, conditions: list[Tensor]) -> Tensor:
+    def head(self, seen: Tensor, conditions: list[Tensor]) -> Tensor:
         """What follows at each pixel, of itself alone."""
-        features = features + conditions[0]
+        seen = seen + conditions[0]
         for layer, condition in zip(self.layers, conditions[1:], strict=True):
-            features = features + layer(silu(features)) + condition
-        return self.last(silu(features))
+            seen = seen + layer(silu(seen)) + condition
+        return self.last(silu(seen))
 
     @torch.no_grad()
     def draw(self, h: Tensor, noise: Tensor, likelihood: PixelLikelihood, temperature: float, scale: Scale) -> Tensor:
@@ -97,6 +100,11 @@ class WindowedPixelCNN(nn.Module):
         side, up = self.window // 2, self.window // 2
         n, height, width = len(h), h.shape[2], h.shape[3]
         x = torch.zeros(n, likelihood.channels, height, width, dtype=likelihood.pixel_dtype, device=h.device)
+        if head := CACHED.get(type(likelihood)):
+            free = torch.ones(height, width, dtype=torch.bool, device=h.device)
+            return cached(
+                self, x, noise, free, levels=likelihood.levels, head=head, features=h, temperature=temperature
+            )
         seen = pad(torch.zeros_like(x, dtype=h.dtype), (side, side, up, 0))  # in [-1, 1], nothing outside
         conditions = [condition(h) for condition in self.conditions]
         for i, j in itertools.product(range(height), range(width)):

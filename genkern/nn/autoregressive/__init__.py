@@ -4,12 +4,12 @@ from .attention import SparseSelfAttention, attention_pattern, sparse_attention
 from .cached import cached, is_traceable, stack_of
 from .causality import Causality, check_causality
 from .gated import GatedMaskedConv2d
+from .layouts import Untraceable
 from .made import MADE, MaskedLinear
 from .masked import CausalConv1d, MaskedConv2d, VerticalConv2d, sub_pixel_of
 from .recurrent import DiagonalBiLSTM, RowLSTM
 from .sampling import Progress, jacobi, naive
-from .shifted import ShiftedConv2d
-from .tracing import Untraceable
+from .shifted import ShiftedConv2d, with_ones
 
 __all__ = [
     "CausalConv1d",
@@ -34,4 +34,5 @@ __all__ = [
     "sparse_attention",
     "stack_of",
     "sub_pixel_of",
+    "with_ones",
 ]

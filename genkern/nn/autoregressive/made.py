@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ...ops.made_inverse.reference import ACTIVATIONS
+from ...ops.made_inverse.reference import ACTIVATIONS, Solve, incremental
 
 ORDERS = ("natural", "reversed", "random")
 
@@ -120,6 +120,21 @@ class MADE(nn.Module):
             wanted = "a context" if self.context is not None else "no context"
             raise ValueError(f"MADE: this network takes {wanted}; got {'none' if context is None else 'one'}.")
         return None if self.context is None else self.context(context)
+
+    def by_steps(self, z: Tensor, solve: Solve, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The inputs ``x``, ``[B, D]``, of which each follows from those before it: every hidden unit is computed once.
+
+        Args:
+            z: ``[B, D]``.
+            solve: gives the next ``x_d``, ``[B, 1]``, and a part of a log-determinant, ``[B]``, from ``z_d``,
+                ``[B, 1]``, and the network's outputs of it, ``[B, P]``.
+            context: as in `forward`.
+        """
+        offset, layers = self.offset(context), [(layer.weight, layer.bias) for layer in self.layers]
+        z = z.to(torch.promote_types(z.dtype, layers[0][0].dtype))
+        offset = z.new_zeros(len(z), 0) if offset is None else offset
+        activation = ACTIVATIONS[self.activation]
+        return incremental(z, layers, offset, self.starts, self.order, activation, self.residual, solve)
 
     def flat_parameters(self) -> tuple[Tensor, Tensor]:
         """All weights one after the other, and all biases: what `genkern.ops.made_inverse` takes."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, pad
+
+
+def with_ones(x: Tensor) -> Tensor:
+    """The picture ``[B, C, H, W]`` and a plane of ones, which tells padding from zeros, ``[B, C + 1, H, W]``."""
+    return torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
 
 
 class ShiftedConv2d(nn.Module):
@@ -58,6 +64,7 @@ class ShiftedConv2d(nn.Module):
         )
         # columns on the left and on the right, rows above
         self.margins = ((width - 1) // 2, (width - 1) // 2) if width % 2 else (width - 1, 0)
+        self.out_channels = out_channels
         like = nn.ConvTranspose2d if transposed else nn.Conv2d
         layer = like(in_channels, out_channels, kernel_size, bias=bias)
         self.weight, self.bias = layer.weight, layer.bias
@@ -72,5 +79,23 @@ class ShiftedConv2d(nn.Module):
         x = pad(x, (left + self.right, right - self.right, rows - 1 + self.down, -self.down))
         return conv2d(x, self.weight, self.bias, stride=self.stride)
 
+    def phases(self) -> list[tuple[int, int, list[tuple[int, int]], Tensor]]:
+        """Live taps and their matrices ``[taps, in, out]``: of every output, or transposed, of each of four.
 
-__all__ = ["ShiftedConv2d"]
+        A phase is the row and the column of an output within its square, offsets (rows down, columns right) from the
+        input of that square, and matrices.
+        """
+        (rows, columns), (left, right) = self.kernel_size, self.margins
+        if not self.transposed:
+            offsets = [(u - rows + 1 - self.down, v - left - self.right) for u in range(rows) for v in range(columns)]
+            return [(0, 0, offsets, self.weight.flatten(2).permute(2, 1, 0))]
+        found = []
+        for row in range(2):
+            for column in range(2):
+                taps = [v for v in reversed(range(columns)) if (column + right - v) % 2 == 0]
+                offsets = [(0, (column + right - v) // 2) for v in taps]
+                found.append((row, column, offsets, torch.stack([self.weight[:, :, row, v] for v in taps])))
+        return found
+
+
+__all__ = ["ShiftedConv2d", "with_ones"]

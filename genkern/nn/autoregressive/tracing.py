@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
+from ...ops import concat_elu, gated_activation
 from ...ops.causal_sample import reference as program
+from .building import Builder, Value
 from .gated import gate
+from .layouts import Layout, Untraceable, joined, layout_of
 from .masked import CausalConv1d, MaskedConv2d, VerticalConv2d
 from .recurrent import DiagonalBiLSTM, RowLSTM
+from .shifted import ShiftedConv2d, with_ones
 
-LANES = 16  # a group's channels are padded to a multiple of it
-MODULES = {nn.ReLU: program.RELU, nn.ELU: program.ELU, nn.Tanh: program.TANH, nn.Sigmoid: program.SIGMOID}
-CONVOLUTIONS = (MaskedConv2d, VerticalConv2d, CausalConv1d)
+MODULES = {
+    nn.ReLU: program.RELU,
+    nn.ELU: program.ELU,
+    nn.SiLU: program.SILU,
+    nn.Tanh: program.TANH,
+    nn.Sigmoid: program.SIGMOID,
+}
+CONVOLUTIONS = (MaskedConv2d, VerticalConv2d, CausalConv1d, ShiftedConv2d)
 RECURRENT = (RowLSTM, DiagonalBiLSTM)  # whose state a program has no instruction for
 PASS = (nn.Identity, nn.Dropout, nn.Dropout2d)
+GATES = (gate, gated_activation)
 CALLS = {
     "relu": program.RELU,
     "relu_": program.RELU,
     "elu": program.ELU,
+    "silu": program.SILU,
     "tanh": program.TANH,
     "sigmoid": program.SIGMOID,
     "add": program.ADD,
@@ -32,84 +45,58 @@ CALLS = {
 }
 
 
-class Untraceable(ValueError):
-    """The network has a part that is not a causal layer, or not one that can be sampled with a cache."""
-
-
 class Tracer(fx.Tracer):
     """Stops at the convolutions and LSTMs; everything that is made of them is looked into."""
 
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=(gated_activation, concat_elu, with_ones))
+
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
         return isinstance(m, CONVOLUTIONS + RECURRENT) or super().is_leaf_module(m, qualified_name)
-
-
-class Layout(NamedTuple):
-    """Where the channels of a value lie in its vector: parts, in each the groups, in each its channels, padded."""
-
-    channels: int
-    parts: int = 1
-    groups: int = 1
-    order: str = "contiguous"
-
-    @property
-    def width(self) -> int:
-        exact = self.channels // (self.parts * self.groups)
-        return (exact + LANES - 1) // LANES * LANES
-
-    @property
-    def size(self) -> int:
-        return self.parts * self.groups * self.width
-
-    def positions(self) -> Tensor:
-        """Of each channel within the vector."""
-        each = self.channels // self.parts
-        part, rest = torch.arange(self.channels) // each, torch.arange(self.channels) % each
-        if self.order == "interleaved":
-            group, index = rest % self.groups, rest // self.groups
-        else:
-            group, index = rest // (each // self.groups), rest % (each // self.groups)
-        return (part * self.groups + group) * self.width + index
-
-    def of_part(self) -> Layout:
-        return Layout(self.channels // self.parts, 1, self.groups, self.order)
-
-
-class Value(NamedTuple):
-    """A buffer, or a part of its vectors."""
-
-    buffer: int
-    offset: int
-    layout: Layout
 
 
 class Stack:
     """A traced network: which program it is, and how its weights are packed.
 
     Args:
-        network: from pixels in [-1, 1], ``[B, C, H, W]``, and a condition ``[B, M]`` if it takes one, to logits
-            ``[B, C * levels, H, W]``.
+        network: from pixels in [-1, 1], ``[B, C, H, W]``, a condition ``[B, M]`` if it takes one, and features
+            ``[B, F, H, W]`` if it takes those, to parameters of the pixels, ``[B, *, H, W]``.
         sub_pixels: ``C``.
+        head: ``"categorical"``, logits of the levels; ``"mixture"``, of logistics; or ``"quantile"``.
         conditional: whether the network is to be called with a condition.
+        features: ``F``, or 0 where it is not to be called with features.
     """
 
-    def __init__(self, network: nn.Module, sub_pixels: int, *, conditional: bool = False):
-        absent = {"condition": None} if not conditional and _takes_condition(network) else None
+    def __init__(
+        self,
+        network: nn.Module,
+        sub_pixels: int,
+        *,
+        head: str = "categorical",
+        conditional: bool = False,
+        features: int = 0,
+    ):
+        wanted = {"condition": conditional, "features": features > 0}
+        taken = inspect.signature(network.forward).parameters
+        absent = {name: None for name, is_wanted in wanted.items() if name in taken and not is_wanted}
         try:
-            graph = Tracer().trace(network, absent)
+            graph = Tracer().trace(network, absent or None)
         except (fx.proxy.TraceError, TypeError) as error:  # control flow, or a shape, that depends on the picture
             raise Untraceable(f"sample: the network cannot be traced for a cached sampler: {error}") from error
         for node in reversed(graph.nodes):
             if _name(node) == "_assert_is_none" or (node.op == "placeholder" and not node.users):
-                graph.erase_node(node)  # the condition that is not there
+                graph.erase_node(node)  # what is not there
         self.graph, self.modules, self.sub_pixels = graph, dict(network.named_modules()), sub_pixels
+        self.head, self.features = head, features
         self.constant = _depends_on_condition_alone(graph)
         self.conditions = [n for n in self.constant if any(user not in self.constant for user in n.users)]
         self.layouts = self._infer_layouts()
-        numbered, self.count = _numbered(network)
+        numbered, self.names, self.count = _numbered(network)
         self.program, index = self._build(dict(numbered.named_modules()))
         self.code, self.index = program.encode(self.program), index.long()
         packed = self._build(self.modules)[1]
-        self.selects = bool(torch.equal(self._select(network).to(packed), packed))  # weights are parameters as they are
+        known = bool(((self.index >= 0) & (self.index <= self.count)).all())
+        self.selects = known and bool(torch.equal(self._select(network).to(packed), packed))  # nothing else is done
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -118,8 +105,8 @@ class Stack:
         return self._select(network) if self.selects else self._build(dict(network.named_modules()))[1]
 
     def _select(self, network: nn.Module) -> Tensor:
-        parameters = [p.detach().flatten() for p in network.parameters()]
-        flat = torch.cat([parameters[0].new_zeros(1), *parameters])
+        tensors = [operator.attrgetter(name)(network).detach().flatten() for name in self.names]
+        flat = torch.cat([tensors[0].new_zeros(1), *tensors])
         if self.index.device != flat.device:
             self.index = self.index.to(flat.device)
         return flat[self.index]
@@ -143,7 +130,7 @@ class Stack:
         for node in self.conditions:
             layout = self.layouts[node]
             padded = env[node].new_zeros(len(condition), layout.size)
-            padded[:, layout.positions()] = env[node]
+            padded[:, layout.positions()] = env[node].flatten(1)
             parts.append(padded)
         return torch.cat(parts, 1)
 
@@ -159,7 +146,7 @@ class Stack:
             return node
 
         wishes: list[tuple[fx.Node, Layout]] = []  # parts and groups that a value must have at least
-        halves: list[tuple[fx.Node, fx.Node, int]] = []  # a value, one like its parts, and how many
+        pieces: list[tuple[fx.Node, fx.Node, int]] = []  # a value, one like its pieces, and how many
         for node in self.graph.nodes:
             find(node)
             module = self.modules.get(str(node.target)) if node.op == "call_module" else None
@@ -169,21 +156,26 @@ class Stack:
                 raise Untraceable(f"sample: {type(module).__name__} cannot be part of a cached sampler.")
             elif isinstance(module, CausalConv1d):
                 wishes.append((node, Layout(module.weight.shape[0])))
-            elif isinstance(module, VerticalConv2d | nn.Conv2d | nn.Conv1d):
+            elif isinstance(module, VerticalConv2d | ShiftedConv2d | nn.Conv2d | nn.Conv1d):
                 wishes.append((node, Layout(module.out_channels)))
             elif isinstance(module, nn.Linear):
                 wishes.append((node, Layout(module.out_features)))
-            elif _is(node, gate):
+            elif _is(node, *GATES):
                 x, condition, link = _gate_arguments(node)
                 for other in (condition, link):
                     if other is not None:
                         leader[find(other)] = find(x)
-                halves.append((x, node, 2))
+                pieces.append((x, node, 2))
+            elif _name(node) == "glu":
+                pieces.append((node.all_input_nodes[0], node, 2))
+            elif _is(node, concat_elu):
+                pieces.append((node, node.all_input_nodes[0], 2))
+            elif _name(node) in ("cat", "concat"):
+                pieces.extend((node, other, len(node.all_input_nodes)) for other in node.all_input_nodes)
             elif _is_chunk(node):
-                parts = node.args[1] if len(node.args) > 1 else node.kwargs["chunks"]
-                for user in node.users:
-                    halves.append((node.args[0], user, parts))
-            else:
+                count = node.args[1] if len(node.args) > 1 else node.kwargs["chunks"]
+                pieces.extend((node.args[0], user, count) for user in node.users)
+            elif not _is(node, with_ones):
                 for other in node.all_input_nodes:
                     if node.op != "output" and not _is_chunk(other):
                         leader[find(node)] = find(other)
@@ -191,14 +183,16 @@ class Stack:
         for _ in range(len(self.graph.nodes)):
             before = dict(layouts)
             for node, wish in wishes:
-                layouts[find(node)] = _joined(layouts.get(find(node)), wish)
-            for whole, part, parts in halves:
-                known, of_part = layouts.get(find(whole)), layouts.get(find(part))
+                layouts[find(node)] = joined(layouts.get(find(node)), wish)
+            for whole, piece, count in pieces:
+                known, of_piece = layouts.get(find(whole)), layouts.get(find(piece))
+                if known is None and of_piece is not None:
+                    known = of_piece.times(count)
                 if known is not None:
-                    layouts[find(whole)] = known = _joined(known, known._replace(parts=parts))
-                    layouts[find(part)] = _joined(of_part, known.of_part())
-                    if of_part is not None and of_part.groups > known.groups:
-                        layouts[find(whole)] = known._replace(groups=of_part.groups, order=of_part.order)
+                    layouts[find(whole)] = known = known.cut(count)
+                    layouts[find(piece)] = joined(of_piece, known.of_part(count))
+                    if of_piece is not None and of_piece.groups > known.groups:
+                        layouts[find(whole)] = known._replace(groups=of_piece.groups, order=of_piece.order)
             if layouts == before:
                 break
         return {node: layouts[find(node)] for node in self.graph.nodes if find(node) in layouts}
@@ -206,198 +200,99 @@ class Stack:
     # -- the program --------------------------------------------------------------------------------------------
 
     def _build(self, modules: dict[str, nn.Module]) -> tuple[program.Program, Tensor]:
-        return Builder(self, modules).build()
-
-
-class Builder:
-    """Goes through the graph once, and writes instructions and weights."""
-
-    def __init__(self, stack: Stack, modules: dict[str, nn.Module]):
-        self.stack, self.modules = stack, modules
-        self.sizes = [stack.sub_pixels]
-        self.late = [True]
-        self.instructions: list[program.Instruction] = []
-        self.weights: list[Tensor] = []
-        self.length = 0
-        self.values: dict[fx.Node, Any] = {}
-
-    def build(self) -> tuple[program.Program, Tensor]:
-        stack, output = self.stack, None
-        condition_at = 0
+        ones = any(_is(node, with_ones) for node in self.graph.nodes)
+        builder = Builder(self.sub_pixels, ones=ones, features=self.features)
+        values: dict[fx.Node, Any] = {}
         at: dict[fx.Node, int] = {}
-        for node in stack.conditions:
-            at[node] = condition_at
-            condition_at += stack.layouts[node].size
-        for node in stack.graph.nodes:
-            if node in stack.constant:
-                continue
-            if node.op == "placeholder":
-                self.values[node] = Value(0, 0, Layout(stack.sub_pixels))
-            elif node.op == "output":
-                output = node.args[0]
-            elif node.op == "call_module":
-                self.values[node] = self.module(node, self.modules[str(node.target)], self.values[node.args[0]])
-            elif _is(node, gate):
-                x, condition, link = _gate_arguments(node)
-                a, b = self.values[x], None if link is None else self.values[link]
-                self.values[node] = self.map(
-                    program.GATE, a.layout.of_part(), a, b, -1 if condition is None else at[condition]
-                )
-            elif _is_chunk(node):
-                whole: Value = self.values[node.args[0]]
-                part = whole.layout.of_part()
-                self.values[node] = [
-                    Value(whole.buffer, whole.offset + k * part.size, part) for k in range(whole.layout.parts)
-                ]
-            elif node.op == "call_function" and node.target is operator.getitem:
-                self.values[node] = self.values[node.args[0]][node.args[1]]
-            elif node.op in ("call_function", "call_method") and _name(node) in CALLS:
-                self.values[node] = self.call(node, CALLS[_name(node)])
-            else:
-                raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
-        assert isinstance(output, fx.Node)
-        logits: Value = self.values[output]
-        passes, layout = logits.layout.groups, logits.layout
-        if passes not in (1, stack.sub_pixels) or layout.channels % stack.sub_pixels or layout.parts != 1:
-            raise Untraceable(f"sample: the network must give {stack.sub_pixels} groups of logits; got {layout}.")
-        step = layout.width if passes > 1 else layout.channels // stack.sub_pixels
-        buffers = self.buffers()
-        found = program.Program(
-            passes, stack.sub_pixels, logits.buffer, logits.offset, step, buffers, self.instructions
-        )
-        return found, torch.cat(self.weights)
+        for node in self.conditions:
+            at[node] = sum(self.layouts[other].size for other in at)
+        for node in self.graph.nodes:
+            if node.op == "output":
+                return builder.finish(values[node.args[0]], self.head)
+            if node not in self.constant:
+                values[node] = self._value(builder, node, values, at, modules)
+        raise AssertionError("a graph ends with its output")
 
-    def call(self, node: fx.Node, kind: int) -> Value:
-        """A function of one value, or of two."""
-        count = 2 if kind in (program.ADD, program.MUL) else 1
-        operands = [self.values[n] for n in node.args[:count] if isinstance(n, fx.Node)]
-        options = [*node.args[count:], *(value for name, value in node.kwargs.items() if name != "inplace")]
-        if len(operands) != count or any(option not in (None, False, True) for option in options):
-            raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
-        return self.map(kind, operands[0].layout, *operands)
+    def _value(
+        self,
+        builder: Builder,
+        node: fx.Node,
+        values: dict[fx.Node, Any],
+        at: dict[fx.Node, int],
+        modules: dict[str, nn.Module],
+    ) -> Any:
+        """What a node gives, after the instructions that compute it."""
+        args: Any = node.args
+        if node.op == "placeholder":
+            return builder.features if node.target == "features" else builder.picture
+        if node.op == "call_module":
+            return _module(builder, self.layouts.get(node), modules[str(node.target)], values[args[0]])
+        if _is(node, *GATES):
+            x, condition, link = _gate_arguments(node)
+            a, b = values[x], None if link is None else values[link]
+            return builder.map(program.GATE, a.layout.of_part(2), a, b, -1 if condition is None else at[condition])
+        if _is(node, with_ones) and values[args[0]] == builder.picture:
+            return builder.picture_and_ones
+        if _is(node, concat_elu):
+            x = values[args[0]]
+            return builder.concatenate(x.layout.times(2), [(program.ELU, x), (program.NEGATIVE_ELU, x)])
+        if _name(node) in ("cat", "concat") and _dim(node) == 1:
+            parts = [(program.COPY, values[n]) for n in node.all_input_nodes]
+            return builder.concatenate(self.layouts[node], parts)
+        if _name(node) == "glu" and _dim(node) == 1:
+            x = values[args[0]]
+            return builder.map(program.GLU, x.layout.of_part(2), x)
+        if _is_chunk(node):
+            whole: Value = values[args[0]]
+            count: Any = args[1] if len(args) > 1 else node.kwargs["chunks"]
+            part = whole.layout.of_part(count)
+            return [Value(whole.buffer, whole.offset + k * part.size, part) for k in range(count)]
+        if _is(node, operator.getitem) and isinstance(values[args[0]], list):
+            return values[args[0]][args[1]]
+        if node.op in ("call_function", "call_method") and _name(node) in CALLS:
+            return self._call(builder, node, values, at, CALLS[_name(node)])
+        raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
 
-    def module(self, node: fx.Node, module: nn.Module, x: Value) -> Value:
-        if isinstance(module, PASS):
-            return x
-        if type(module) in MODULES:
-            if isinstance(module, nn.ELU) and module.alpha != 1:
-                raise Untraceable(f"sample: alpha of ELU must be 1; got {module.alpha}.")
-            return self.map(MODULES[type(module)], x.layout, x)
-        if isinstance(module, CONVOLUTIONS):
-            offsets, matrices = module.taps()
-        elif (
-            isinstance(module, nn.Conv2d | nn.Conv1d)
-            and set(module.kernel_size) == {1}
-            and module.groups == 1
-            and set(module.stride) == {1}
-        ):
-            offsets, matrices = [(0, 0)], module.weight.flatten(1).T[None]
-        else:
-            raise Untraceable(f"sample: {module} cannot be part of a cached sampler.")
-        return self.conv(self.stack.layouts[node], offsets, matrices, module.bias, x)
-
-    def conv(
-        self, layout: Layout, offsets: list[tuple[int, int]], matrices: Tensor, bias: Tensor | None, x: Value
+    def _call(
+        self, builder: Builder, node: fx.Node, values: dict[fx.Node, Any], at: dict[fx.Node, int], kind: int
     ) -> Value:
-        if len(offsets) > 1 and x.layout.size != self.sizes[x.buffer] and x.buffer:
-            x = self.map(program.COPY, x.layout, x)  # neighbouring taps are read as one vector
-        size = x.layout.size if x.buffer else self.sizes[0]
-        rows = x.layout.positions() if x.buffer else torch.arange(size)
-        padded = matrices.detach().new_zeros(len(offsets), size, layout.size)
-        padded[:, rows[:, None], layout.positions()] = matrices.detach()
-        runs: list[program.Run] = []
-        for k, (row, column) in enumerate(offsets):
-            if runs and runs[-1].row == row and runs[-1].column + runs[-1].taps == column:
-                runs[-1] = runs[-1]._replace(taps=runs[-1].taps + 1)
-                self.append(padded[k])
-            else:
-                runs.append(program.Run(row, column, 1, self.append(padded[k])))
-        waits = self.late[x.buffer]
-        late = [run for run in runs if waits and run.row == 0]
-        if any(run.row > 0 or (waits and run.row == 0 and run.column + run.taps > 1) for run in runs) or len(late) > 1:
-            raise Untraceable("sample: a convolution sees pixels of its own row to the right, which are not drawn yet.")
-        early = tuple(run for run in runs if run not in late)
-        target = self.buffer(layout.size, bool(late))
-        place = -1
-        if bias is not None:
-            vector = bias.detach().new_zeros(layout.size)
-            vector[layout.positions()] = bias.detach()
-            place = self.append(vector)
-        self.instructions.append(
-            program.Instruction(
-                program.CONV, target, layout.parts, layout.groups, layout.width, x.buffer, x.offset,
-                size=size, bias=place, late=late[0] if late else program.Run(0, 0, 0, 0), early=early,
-            )
-        )  # fmt: skip
-        return Value(target, 0, layout)
-
-    def map(self, kind: int, layout: Layout, a: Value, b: Value | None = None, condition: int = -1) -> Value:
-        if b is not None and a.layout != b.layout:
-            raise Untraceable(f"sample: values of layouts {a.layout} and {b.layout} meet.")
-        if a.buffer == 0:
-            raise Untraceable("sample: the picture must first go through a convolution.")
-        target = self.buffer(layout.size, self.late[a.buffer] or (b is not None and self.late[b.buffer]))
-        second = (b.buffer, b.offset) if b is not None else (-1, 0)
-        self.instructions.append(
-            program.Instruction(
-                kind, target, layout.parts, layout.groups, layout.width, a.buffer, a.offset, *second, condition
-            )
-        )
-        return Value(target, 0, layout)
-
-    def buffer(self, size: int, late: bool) -> int:
-        self.sizes.append(size)
-        self.late.append(late)
-        return len(self.sizes) - 1
-
-    def append(self, weights: Tensor) -> int:
-        self.weights.append(weights.flatten())
-        self.length += weights.numel()
-        return self.length - weights.numel()
-
-    def buffers(self) -> list[program.Buffer]:
-        """Rows that must be kept, and columns of padding, by what reads them."""
-        found = [program.Buffer(size, 1, 0, 0) for size in self.sizes]
-        for step in self.instructions:
-            for run in (*step.early, step.late):
-                buffer = found[step.a]
-                found[step.a] = buffer._replace(
-                    rows=max(buffer.rows, 1 - run.row),
-                    left=max(buffer.left, -run.column),
-                    right=max(buffer.right, run.column + run.taps - 1),
-                )
-        return found
+        """A function of one value, or of two, one of which may be a condition that is added."""
+        count = 2 if kind in (program.ADD, program.MUL) else 1
+        terms = [at[n] for n in node.args[:count] if isinstance(n, fx.Node) and n in self.constant]
+        operands = [values[n] for n in node.args[:count] if isinstance(n, fx.Node) and n not in self.constant]
+        options = [*node.args[count:], *(value for name, value in node.kwargs.items() if name != "inplace")]
+        fits = len(operands) + len(terms) == count and len(operands) > 0 and (not terms or kind == program.ADD)
+        if not fits or any(option not in (None, False, True) for option in options):
+            raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
+        second = operands[1] if len(operands) > 1 else None
+        return builder.map(kind, operands[0].layout, operands[0], second, terms[0] if terms else -1)
 
 
 # -- the graph ---------------------------------------------------------------------------------------------------------
 
 
-def layout_of(sub_pixel: Tensor, sub_pixels: int) -> Layout:
-    """The layout whose channels belong to these sub-pixels."""
-    from .masked import sub_pixel_of
-
-    channels = len(sub_pixel)
-    for parts in range(1, channels + 1):
-        for order in ("contiguous", "interleaved"):
-            if channels % (parts * sub_pixels) == 0:
-                if torch.equal(sub_pixel_of(channels, sub_pixels, order, parts=parts), sub_pixel.cpu()):
-                    return Layout(channels, parts, sub_pixels, order)
-    raise Untraceable(f"sample: no layout has the sub-pixels {sub_pixel.tolist()}.")
-
-
-def _joined(one: Layout | None, other: Layout) -> Layout:
-    if one is None:
-        return other
-    if one.channels != other.channels:
-        raise Untraceable(f"sample: values of {one.channels} and {other.channels} channels meet.")
-    first, second = (one, other) if one.groups >= other.groups else (other, one)
-    return first._replace(parts=max(first.parts, second.parts))
-
-
-def _takes_condition(network: nn.Module) -> bool:
-    import inspect
-
-    return "condition" in inspect.signature(network.forward).parameters
+def _module(builder: Builder, layout: Layout | None, module: nn.Module, x: Value) -> Value:
+    if isinstance(module, PASS):
+        return x
+    if type(module) in MODULES:
+        if isinstance(module, nn.ELU) and module.alpha != 1:
+            raise Untraceable(f"sample: alpha of ELU must be 1; got {module.alpha}.")
+        return builder.map(MODULES[type(module)], x.layout, x)
+    assert layout is not None or not isinstance(module, CONVOLUTIONS)
+    if isinstance(module, ShiftedConv2d) and layout is not None:
+        halves, doubles = (1, module.stride) if module.transposed else (module.stride, 1)
+        return builder.conv(layout, module.phases(), module.bias, x, halves=halves, doubles=doubles)
+    if isinstance(module, MaskedConv2d | VerticalConv2d | CausalConv1d) and layout is not None:
+        return builder.conv(layout, [(0, 0, *module.taps())], module.bias, x)
+    if (
+        isinstance(module, nn.Conv2d | nn.Conv1d)
+        and set(module.kernel_size) == {1}
+        and module.groups == 1
+        and set(module.stride) == {1}
+        and layout is not None
+    ):
+        return builder.conv(layout, [(0, 0, [(0, 0)], module.weight.flatten(1).T[None])], module.bias, x)
+    raise Untraceable(f"sample: {module} cannot be part of a cached sampler.")
 
 
 def _depends_on_condition_alone(graph: fx.Graph) -> list[fx.Node]:
@@ -413,27 +308,48 @@ def _depends_on_condition_alone(graph: fx.Graph) -> list[fx.Node]:
 def _gate_arguments(node: fx.Node) -> tuple[Any, Any, Any]:
     names = ("x", "condition", "link")
     values = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    if values.get("bias") is not None:
+        raise Untraceable(f"sample: {node.format_node()} cannot be part of a cached sampler.")
     return values["x"], values.get("condition"), values.get("link")
 
 
-def _is(node: fx.Node, function: Callable[..., Any]) -> bool:
-    return node.op == "call_function" and node.target is function
+def _is(node: fx.Node, *functions: Callable[..., Any]) -> bool:
+    return node.op == "call_function" and node.target in functions
 
 
 def _is_chunk(node: fx.Node) -> bool:
     return node.op in ("call_method", "call_function") and _name(node) == "chunk"
 
 
+def _dim(node: fx.Node) -> Any:
+    return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+
+
 def _name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
-def _numbered(network: nn.Module) -> tuple[nn.Module, int]:
-    """A copy whose parameters are the numbers 1, 2, 3, …, so that packing it says where every weight goes."""
-    numbered, count = copy.deepcopy(network).double(), 0
+def _numbered(network: nn.Module) -> tuple[nn.Module, list[str], int]:
+    """A copy whose weights are the numbers 1, 2, 3, …, so that packing it says where every one goes; their names.
+
+    Of a layer with a parametrization, as weight normalisation, the weight is what that gives.
+    """
+    numbered, names, count = copy.deepcopy(network).double(), [], 0
+    for module in list(numbered.modules()):
+        if parametrize.is_parametrized(module):  # not removed as by PyTorch, which would change the class they share
+            parametrizations: Any = module.parametrizations
+            values = {name: getattr(module, name).detach() for name in parametrizations}
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value))
     with torch.no_grad():
-        for parameter in numbered.parameters():
+        for name, parameter in numbered.named_parameters():
             size = parameter.numel()
             parameter.copy_(torch.arange(count + 1, count + size + 1, dtype=torch.float64).view(parameter.shape))
+            names.append(name)
             count += size
-    return numbered, count
+    return numbered, names, count
+
+
+__all__ = ["Stack", "Untraceable"]

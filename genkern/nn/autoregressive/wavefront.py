@@ -5,19 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ops.causal_sample.reference import CONV, GATE, MAPS, MUL, Canvas, Instruction, Program, Run, draw
+from ...ops.causal_sample.reference import CONV, Canvas, Instruction, Program, Run, combine, draw_pixel
 from .sampling import Progress
+
+
+def _ahead(program: Program, step: Instruction, source: int, run: Run) -> tuple[int, int]:
+    """Rows and columns of the picture from what a run of taps reads last to what it is read for."""
+    from_, to = program.buffers[source].scale, program.buffers[step.target].scale
+    return to * step.row - from_ * run.row, from_ * (run.column + run.taps - 1) - to * step.column
+
+
+def _reads(step: Instruction) -> list[tuple[int, Run]]:
+    """Sources of an instruction, and what it reads of them."""
+    if step.kind == CONV:
+        return [(step.a, run) for run in (*step.early, step.late) if run.taps]
+    return [(source, Run(0, 0, 1, 0)) for source in (step.a, step.b) if source >= 0]
 
 
 def leads(program: Program) -> list[int]:
     """How many columns ahead of the pixel that is drawn each buffer must be computed: what is above needs no pixel."""
     lead = [0] * len(program.buffers)
     for step in reversed(program.instructions):
-        for run in (*step.early, step.late) if step.kind == CONV else (Run(0, 0, 1, 0),):
-            if run.row == 0 and run.taps:
-                for source in (step.a, step.b):
-                    if source >= 0:
-                        lead[source] = max(lead[source], lead[step.target] + run.column + run.taps - 1)
+        for source, run in _reads(step):
+            rows, columns = _ahead(program, step, source, run)
+            if rows == 0 and source != program.features:
+                lead[source] = max(lead[source], lead[step.target] + columns)
     return lead
 
 
@@ -25,10 +37,11 @@ def slant(program: Program) -> int:
     """How many columns a row must lag behind the row above."""
     lead, found = leads(program), 0
     for step in program.instructions:
-        for run in step.early:
-            if run.row < 0:  # the picture itself is there a step later than what is made of it
-                ahead = lead[step.target] + run.column + run.taps - 1 - lead[step.a] + (step.a == 0)
-                found = max(found, -(ahead // run.row))
+        for source, run in _reads(step):
+            rows, columns = _ahead(program, step, source, run)
+            if rows > 0 and source != program.features:  # the picture is there a step later than what is made of it
+                ahead = lead[step.target] + columns - lead[source] + (source == 0)
+                found = max(found, -(ahead // -rows))
     return found
 
 
@@ -47,6 +60,7 @@ def wavefront(
     *,
     levels: int,
     conditions: Tensor | None = None,
+    features: Tensor | None = None,
     temperature: float = 1.0,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -56,7 +70,8 @@ def wavefront(
     """
     height, width = free.shape
     conditions = weights.new_zeros(len(x), 0) if conditions is None else conditions
-    canvas = Canvas(program, weights, conditions, height, width)
+    features = weights.new_zeros(len(x), height, width, 0) if features is None else features
+    canvas = Canvas(program, weights, conditions, features, free)
     lead, lag, x = leads(program), slant(program), x.clone()
     late, ahead = program.late(), max(lead)
     together = program.sub_pixels // program.passes
@@ -65,7 +80,7 @@ def wavefront(
     for time in range(total):
         front = time - ahead - lag * rows  # the column of every row
         fronts = {}  # rows and columns that are within the picture, by how far ahead
-        for k in sorted(set(lead)):
+        for k in sorted({0, *lead}):
             inside = (front + k >= 0) & (front + k < width)
             fronts[k] = rows[inside], front[inside] + k
         for step in program.instructions:
@@ -76,15 +91,17 @@ def wavefront(
             for step in program.instructions:
                 if late[step.target]:
                     _compute(canvas, step, i, j)
-            vectors = _taps(canvas, program.logits, i, j, 1)  # [B, front, size]
-            for c in range(first, first + together):
-                at = program.logits_offset + c * program.logits_step
-                logits = vectors[..., at : at + levels].flatten(0, 1)
-                drawn = draw(logits, noise[:, c, i, j].flatten(), temperature).view(len(x), len(i)).to(x.dtype)
-                x[:, c, i, j] = torch.where(free[i, j], drawn, x[:, c, i, j])
+            vectors = _taps(canvas, program.logits, i, j, 1).flatten(0, 1)  # [B * front, size]
+            for c in range(first, first + together, program.draws()):
+                at = torch.arange(c, c + program.draws(), device=x.device)[:, None]
+                uniform = noise[:, :, i, j].transpose(1, 2).flatten(0, 1)
+                drawn = draw_pixel(program, vectors, c, uniform, levels, temperature)
+                drawn = drawn.view(len(x), len(i), -1).transpose(1, 2).to(x.dtype)  # [B, draws, front]
+                x[:, at, i, j] = torch.where(free[i, j], drawn, x[:, at, i, j])
                 buffer = program.buffers[0]
-                scaled = x[:, c, i, j].to(weights.dtype) * (2 / (levels - 1)) - 1
-                canvas.maps[0][:, i + buffer.rows, j + buffer.left, c] = scaled
+                scaled = x[:, at, i, j].to(weights.dtype) * (2 / (levels - 1)) - 1
+                canvas.maps[0][:, i + buffer.rows, j + buffer.left, at] = scaled
+                canvas.maps[0][:, i + buffer.rows, j + buffer.left, program.sub_pixels :] = 1
         if progress is not None:
             progress(time + 1, total)
     return x
@@ -98,28 +115,30 @@ def _taps(canvas: Canvas, buffer: int, i: Tensor, j: Tensor, taps: int) -> Tenso
 
 
 def _compute(canvas: Canvas, step: Instruction, i: Tensor, j: Tensor) -> None:
+    """An instruction at all pixels of a front of which it fills a vector."""
+    source, target = canvas.program.buffers[step.a], canvas.program.buffers[step.target]
+    if target.scale > 1 or source.scale > 1:
+        _, every = canvas.program.strides(step)
+        whole = (i % target.scale == 0) & (j % target.scale == 0)
+        whole &= (i // target.scale % every == step.row) & (j // target.scale % every == step.column)
+        i, j = i[whole], j[whole]
     if len(i) == 0:
         return
-    size = step.parts * step.groups * step.width
+    row, column = i // source.scale, j // source.scale
     if step.kind == CONV:
-        values = canvas.weights.new_zeros(size) if step.bias < 0 else canvas.weights[step.bias : step.bias + size]
+        zeros = canvas.weights.new_zeros(step.outputs)
+        values = zeros if step.bias < 0 else canvas.weights[step.bias : step.bias + step.outputs]
         for run in (*step.early, step.late):
             if run.taps:
-                taps = _taps(canvas, step.a, i + run.row, j + run.column, run.taps)
+                taps = _taps(canvas, step.a, row + run.row, column + run.column, run.taps)
                 if run.taps == 1:
                     taps = taps[..., step.a_offset : step.a_offset + step.size]
-                values = values + taps @ canvas.weights[run.at : run.at + taps.shape[2] * size].view(-1, size)
+                matrix = canvas.weights[run.at : run.at + taps.shape[2] * step.outputs].view(-1, step.outputs)
+                values = values + taps @ matrix
     else:
-        taken = 2 * size if step.kind == GATE else size
-        values = _taps(canvas, step.a, i, j, 1)[..., step.a_offset : step.a_offset + taken]
+        a, b = _taps(canvas, step.a, row, column, 1)[..., step.a_offset : step.a_offset + step.taken], None
         if step.b >= 0:
-            other = _taps(canvas, step.b, i, j, 1)[..., step.b_offset : step.b_offset + taken]
-            values = values * other if step.kind == MUL else values + other
-        if step.kind == GATE:
-            if step.condition >= 0:
-                values = values + canvas.conditions[:, None, step.condition : step.condition + taken]
-            values = values[..., :size].tanh() * values[..., size:].sigmoid()
-        elif step.kind in MAPS:
-            values = MAPS[step.kind](values)
-    buffer = canvas.program.buffers[step.target]
-    canvas.maps[step.target][:, i + buffer.rows, j + buffer.left] = values
+            b = _taps(canvas, step.b, row, column, 1)[..., step.b_offset : step.b_offset + step.taken]
+        values = combine(step, a, b, canvas.conditions[:, None])
+    filled = canvas.maps[step.target][..., step.target_offset : step.target_offset + step.outputs]
+    filled[:, i // target.scale + target.rows, j // target.scale + target.left] = values

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ...ops.made_inverse.reference import ACTIVATIONS, incremental
 from ..autoregressive.made import MADE
 from .elementwise import AffineTransform, ElementwiseTransform, GatedTransform
 from .flow import Flow, Inverse, no_volume
@@ -87,18 +86,7 @@ def solve_by_steps(
     network: MADE, transform: ElementwiseTransform, z: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The inverse for any elementwise transform: D steps, in which each hidden unit is computed once."""
-    offset = network.offset(context)
-    layers = [(layer.weight, layer.bias) for layer in network.layers]
-    return incremental(
-        z.to(torch.promote_types(z.dtype, layers[0][0].dtype)),
-        layers,
-        z.new_zeros(len(z), 0) if offset is None else offset,
-        network.starts,
-        network.order,
-        ACTIVATIONS[network.activation],
-        network.residual,
-        lambda element, params: transform(element, params, inverse=True),
-    )
+    return network.by_steps(z, lambda element, params: transform(element, params, inverse=True), context)
 
 
 def by_passes(flow: MaskedAutoregressive, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
