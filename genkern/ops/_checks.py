@@ -18,6 +18,12 @@ def check(
         raise error(f"{function}: {argument} must be {wanted}; got {_words(came)}.")
 
 
+def check_choice(function: str, argument: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """`check` of a name among a few; the wording is made for a wrong one alone."""
+    if value not in choices:
+        check(False, function, argument, f"one of {choices}", repr(value))
+
+
 def _words(came: Any) -> str:
     """``(a, "x is", b)`` reads ``a (x is b)``; shapes read as lists."""
     if isinstance(came, torch.Size):
@@ -87,7 +93,7 @@ def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
 def promote(function: str, **tensors: Tensor) -> list[Tensor]:
     """Floating tensors on one device, brought to their common dtype; the first one names the device."""
     values = list(tensors.values())
-    if _alike(values):
+    if alike(values):
         return values
     for argument, tensor in tensors.items():
         check_floating(function, argument, tensor)
@@ -99,7 +105,7 @@ def promote(function: str, **tensors: Tensor) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in values]
 
 
-def _alike(values: list[Any]) -> bool:
+def alike(values: list[Any]) -> bool:
     """Whether there is nothing to complain about and nothing to convert: nearly always, so it must cost little."""
     first = values[0]
     if not isinstance(first, Tensor) or first.dtype not in KERNEL_DTYPES:

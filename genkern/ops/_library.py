@@ -165,7 +165,7 @@ class Op:
             @staticmethod
             def backward(ctx: Any, *grads: Any) -> Any:
                 inputs = _saved(ctx)
-                needs = [_is_needed(ctx, i, inputs) for i in op.differentiable] if op.selective else []
+                needs = _needed(ctx, op.differentiable, inputs) if op.selective else []
                 result = _run(op._function_backward, op.overload_backward, (*grads, *inputs, *needs))
                 return op._spread(result, len(inputs), needs)
 
@@ -341,13 +341,16 @@ def _saved(ctx: Any) -> list[Any]:
     return [next(tensors) if entry is None else entry[0] for entry in ctx.plain]
 
 
-def _is_needed(ctx: Any, position: int, inputs: Sequence[Any]) -> bool:
-    """Whether the backward under way uses the gradient of an input; ``needs_input_grad`` speaks of the graph alone."""
-    if not ctx.needs_input_grad[position]:
-        return False
-    edge = sum(isinstance(value, Tensor) for value in inputs[:position])
+def _needed(ctx: Any, positions: Sequence[int], inputs: Sequence[Any]) -> list[bool]:
+    """Whether the backward under way uses the gradients of inputs; ``needs_input_grad`` speaks of the graph alone."""
+    in_graph, nodes = ctx.needs_input_grad, iter(ctx.next_functions)  # one node for each tensor
+    node_of = [next(nodes)[0] if isinstance(value, Tensor) else None for value in inputs]
+    return [in_graph[i] and _will_run(node_of[i]) for i in positions]
+
+
+def _will_run(node: Any) -> bool:
     try:
-        return torch._C._will_engine_execute_node(ctx.next_functions[edge][0])
+        return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf that autograd.grad was asked for
         return True
 

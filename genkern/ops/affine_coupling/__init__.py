@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check, check_mask, promote
+from .._checks import check, check_choice, check_mask, promote
 from .._library import define_op
 from . import reference
 
@@ -74,8 +74,8 @@ def affine_coupling(
     >>> log_det.shape
     torch.Size([8])
     """
-    check(scale in SCALES, "affine_coupling", "scale", f"one of {SCALES}", repr(scale))
-    check(layout in LAYOUTS, "affine_coupling", "layout", f"one of {LAYOUTS}", repr(layout))
+    check_choice("affine_coupling", "scale", scale, SCALES)
+    check_choice("affine_coupling", "layout", layout, LAYOUTS)
     check(bound > 0, "affine_coupling", "bound", "positive", bound)
     x, params = promote("affine_coupling", x=x, params=params)
     _check_shapes("affine_coupling", "params", x, params, mask, 2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from .._checks import check, promote
+from .._checks import check, check_choice, promote
 from .._library import wide_dtype
 from .._precision import ieee_convolutions
 from ..invertible_conv1x1.autograd import full_precision
@@ -70,7 +70,7 @@ def autoregressive_conv(
     """
     function = "autoregressive_conv"
     x, weight = _check(function, x, weight, log_diagonal)
-    check(mask in MASKS, function, "mask", f"one of {MASKS}", repr(mask))
+    check_choice(function, "mask", mask, MASKS)
     check(impl in ("auto", "torch"), function, "impl", "'auto' or 'torch'", repr(impl))
     dtype, wide = x.dtype, wide_dtype(x.dtype)
     square = mask == "square"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._checks import check, check_key, check_noise, promote
+from .._checks import check, check_choice, check_floating, check_key, check_noise, promote
 from .._library import define_op, wide_dtype
 from ..q_sample.coefficients import check_timesteps, of_samples
 from ..random import normal
@@ -127,8 +127,7 @@ def _target(
         return _coefficient(output, "target", target[0], timesteps), _coefficient(
             output, "target", target[1], timesteps
         )
-    check(prediction_type in PREDICTION_TYPES, "diffusion_loss", "prediction_type", f"one of {PREDICTION_TYPES}",
-          repr(prediction_type))  # fmt: skip
+    check_choice("diffusion_loss", "prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "v_prediction":
         for name, value in (("alpha", alpha), ("sigma", sigma)):
             check(value is not None, "diffusion_loss", name, "given for v_prediction", value)

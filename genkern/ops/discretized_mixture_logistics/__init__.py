@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check, check_floating
+from .._checks import check, check_choice, check_floating
 from .._library import define_op, wide_dtype
 from ..random import key_from, uniform
 from . import reference
@@ -91,8 +91,8 @@ def discretized_mixture_logistics(
     check(isinstance(x, Tensor), name, "x", "a tensor", type(x).__name__, TypeError)
     check(x.dtype in INTEGERS, name, "x", "uint8, int16, int32 or int64", x.dtype, TypeError)
     check(x.device == params.device, name, "x", f"on {params.device}", x.device)
-    check(form in FORMS, name, "form", f"one of {FORMS}", repr(form))
-    check(reduction in REDUCTIONS, name, "reduction", f"one of {REDUCTIONS}", repr(reduction))
+    check_choice(name, "form", form, FORMS)
+    check_choice(name, "reduction", reduction, REDUCTIONS)
     check(x.dim() >= 2 and x.shape[1] in (1, 3), name, "x", "[B, C, *] with 1 or 3 channels", x.shape)
     _check_params(name, params, x.shape[1])
     fits = params.shape[0] == x.shape[0] and params.shape[2:] == x.shape[2:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import check, check_choice, promote
 from ..plu_weight import check_square
 
 FORMS = ("scale_then_shift", "shift_then_scale")
@@ -36,7 +36,7 @@ def fold_actnorm(
     >>> bias
     tensor([1., 2.])
     """
-    check(form in FORMS, "fold_actnorm", "form", f"one of {FORMS}", repr(form))
+    check_choice("fold_actnorm", "form", form, FORMS)
     weight, log_scale, bias = promote("fold_actnorm", weight=weight, log_scale=log_scale, bias=bias)
     check_square("fold_actnorm", "weight", weight)
     for name, value in (("log_scale", log_scale), ("bias", bias)):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check, promote
+from .._checks import check, check_choice, promote
 from .._library import define_op, wide_dtype
 from . import reference
 
@@ -94,7 +94,7 @@ def made_inverse(
     z, weight, bias, offset = _check(z, weight, bias, offset, hidden, starts, order)
     check(activation in reference.ACTIVATIONS, "made_inverse", "activation", f"one of {tuple(reference.ACTIVATIONS)}",
           repr(activation))  # fmt: skip
-    check(scale in SCALES, "made_inverse", "scale", f"one of {SCALES}", repr(scale))
+    check_choice("made_inverse", "scale", scale, SCALES)
     check(0 < bound < math.inf, "made_inverse", "bound", "positive and finite", bound)
     wide = wide_dtype(z.dtype)
     x, log_det = _op(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check, check_mask, promote
+from .._checks import check, check_choice, check_mask, promote
 from .._library import define_op
 from . import reference
 
@@ -40,7 +40,7 @@ def spline_parameters(bins: int, tails: str | None = "linear") -> int:
     >>> spline_parameters(8), spline_parameters(8, "circular"), spline_parameters(8, None)
     (23, 24, 25)
     """
-    check(tails in TAILS, "spline_parameters", "tails", f"one of {TAILS}", repr(tails))
+    check_choice("spline_parameters", "tails", tails, TAILS)
     check(bins >= 1, "spline_parameters", "bins", "at least 1", bins)
     return 3 * bins + reference.SLOPES_LESS_BINS[tails or "none"]
 
@@ -111,8 +111,8 @@ def rational_quadratic_spline(
     """
     op = "rational_quadratic_spline"
     x, params = promote(op, x=x, params=params)
-    check(tails in TAILS, op, "tails", f"one of {TAILS}", repr(tails))
-    check(layout in LAYOUTS, op, "layout", f"one of {LAYOUTS}", repr(layout))
+    check_choice(op, "tails", tails, TAILS)
+    check_choice(op, "layout", layout, LAYOUTS)
     check(bins >= 1, op, "bins", "at least 1", bins)
     check(0 < bound < math.inf, op, "bound", "positive and finite", bound)
     check(0 < min_bin < 1 / bins, op, "min_bin", f"between 0 and 1 / bins = {1 / bins:.4g}", min_bin)

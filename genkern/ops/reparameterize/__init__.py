@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import broadcasts, check, check_key, promote
+from .._checks import broadcasts, check, check_choice, check_key, promote
 from .._library import define_op, wide_dtype
 from ..random import key_from
 from . import noise as drawn
@@ -93,7 +93,7 @@ def reparameterize(
         if value is not None:
             fits = broadcasts(value.shape, mean.shape)
             check(fits, name, argument, "broadcastable to mean", (value.shape, "mean is", mean.shape))
-    check(kl in KL, name, "kl", f"one of {KL}", repr(kl))
+    check_choice(name, "kl", kl, KL)
     check(sample_offset >= 0, name, "sample_offset", "at least 0", sample_offset)
     if key is None:
         key = key_from(generator, device=mean.device)

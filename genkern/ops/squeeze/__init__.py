@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._checks import check
+from .._checks import check, check_choice
 from .._library import define_op
 from . import autograd, reference
 
@@ -84,7 +84,7 @@ def _check_arguments(function: str, x: Tensor, factor: int, layout: str, name: s
     check(x.dim() == 4, function, name, "[B, C, H, W]", x.shape)
     check(x.element_size() <= 8, function, name, "of elements of at most 8 bytes", x.dtype, TypeError)
     check(isinstance(factor, int) and factor >= 1, function, "factor", "a positive int", factor)
-    check(layout in LAYOUTS, function, "layout", f"one of {LAYOUTS}", repr(layout))
+    check_choice(function, "layout", layout, LAYOUTS)
 
 
 __all__ = ["squeeze", "unsqueeze"]

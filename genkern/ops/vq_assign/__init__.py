@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .._checks import check, check_mask, promote
+from .._checks import check, check_choice, check_mask, promote
 from .._library import define_op, wide_dtype
 from . import reference
 
@@ -116,7 +116,7 @@ def vq_assign(
     check(codebook.shape[-2] >= 1, name, "codebook", "of at least one code", codebook.shape)
     check(codebook.shape[-2] < 2**24, name, "codebook", "of fewer than 2^24 codes", codebook.shape)
     check(-x.dim() <= dim < x.dim(), name, "dim", f"in [{-x.dim()}, {x.dim()})", dim)
-    check(metric in METRICS, name, "metric", f"one of {METRICS}", repr(metric))
+    check_choice(name, "metric", metric, METRICS)
     dim, heads, features = dim % x.dim(), codebook.shape[0] if codebook.dim() == 3 else 1, codebook.shape[-1]
     fits = x.shape[dim] == heads * features and features >= 1
     check(
