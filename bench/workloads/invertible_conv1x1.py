@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from genkern.ops import actnorm, fold_actnorm, inverse_and_log_abs_det, invertible_conv1x1, log_abs_det
+from genkern.ops import actnorm, folded_weight, inverse_and_log_abs_det, invertible_conv1x1, log_abs_det
 
 from ..registry import FORWARD, MODES, Function, Inputs, Rival, Workload, seeded, shape_name
 
@@ -58,8 +58,8 @@ def folded(shape: tuple[int, ...], **description: Any) -> Workload:
             return y, first + second
 
         def one_layer(x: Tensor, weight: Tensor, log_scale: Tensor, bias: Tensor):
-            value = log_abs_det(weight) + log_scale.sum()
-            return invertible_conv1x1(x, *fold_actnorm(weight, log_scale, bias), log_abs_det=value)
+            weight, shift, value = folded_weight(weight, log_scale, bias)
+            return invertible_conv1x1(x, weight, shift, log_abs_det=value)
 
         return two_layers if impl == "torch" else one_layer
 
@@ -90,9 +90,11 @@ def determinants(count: int, channels: int, inverses: bool) -> Workload:
 
 WORKLOADS = [
     convolution(GLOW, rivals=BARE),
+    convolution((64, 12, 16, 16), rivals=BARE),
     convolution((64, 96, 16, 16), rivals=BARE),
     convolution(GLOW, inverse=True),
     folded(GLOW, quick=("eager", "bare conv2d")),
+    folded((1, 12, 16, 16)),
     determinants(96, 48, inverses=False),
     determinants(96, 48, inverses=True),
     convolution((4, 8, 2, 2), launch=True),

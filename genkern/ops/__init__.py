@@ -64,6 +64,7 @@ from .gumbel_softmax import (
 )
 from .invertible_conv1x1 import (
     fold_actnorm,
+    folded_weight,
     inverse_and_log_abs_det,
     invertible_conv1x1,
     log_abs_det,
@@ -130,6 +131,7 @@ __all__ = [
     "dynamic_threshold",
     "flow_batch_norm",
     "fold_actnorm",
+    "folded_weight",
     "folded_plu_weight",
     "gated_activation",
     "gaussian_kl",

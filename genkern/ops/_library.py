@@ -133,10 +133,9 @@ class Op:
         if device_type == "cuda" and "cuda" in self.kernels:
             return "triton", "triton is installed"
         if device_type == "cuda":
-            return (
-                "torch",
-                "no Triton kernel can run: triton is not installed" if self._triton else native.why_not_cuda,
-            )
+            if self._triton:
+                return "torch", "no Triton kernel can run: triton is not installed"
+            return "torch", native.why_not_cuda or "its definition is a matrix product, which a BLAS does"
         return "torch", f"genkern has no kernels for {device_type!r}"
 
     def _native(self, kind: str, library: str, ops: frozenset[str]) -> tuple[str, str]:

@@ -92,6 +92,10 @@ def recorded_calls() -> Iterator[list[tuple[Op, tuple[Any, ...]]]]:
         Op.__call__ = original  # type: ignore[method-assign]
 
 
+def _leaf(value: Any) -> Any:
+    return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+
+
 # -- layouts -----------------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +193,8 @@ class OpSuite:
         with recorded_calls() as calls:
             case(*inputs)
         assert calls, "the function called no op"
-        for op, args in calls:
+        for op, recorded in calls:
+            args = tuple(_leaf(a) for a in recorded)  # of no graph, which would have to be walked again
             torch.library.opcheck(op.overload, args)
             if op.differentiable:
                 outputs = op.reference(*args)

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from genkern.ops.invertible_conv1x1 import (
     fold_actnorm,
+    folded_weight,
     inverse,
     inverse_and_log_abs_det,
     invertible_conv1x1,
@@ -63,9 +64,22 @@ class TestMatrices(OpSuite):
     ]
 
 
+def folded(weight: Tensor, log_scale: Tensor, bias: Tensor, impl: str, form: str) -> tuple[Tensor, Tensor, Tensor]:
+    weight = weight + 3 * torch.eye(len(weight)).to(weight)
+    return folded_weight(weight, log_scale, bias, form=form, impl=impl)
+
+
+class TestFoldedWeight(OpSuite):
+    cases = [
+        Case(form, folded, {"weight": (5, 5), "log_scale": (5,), "bias": (5,)}, {"form": form}, 0.5, batched=False)
+        for form in ("scale_then_shift", "shift_then_scale")
+    ]
+
+
 class TestInvertibleConv1x1(OpSuite):
     cases = [
         Case("image", convolved, {"x": (3, 4, 3, 5), "weight": (4, 4), "bias": (4,)}, batched=False),
+        Case("strips", convolved, {"x": (1, 3, 9, 8), "weight": (3, 3), "bias": (3,)}, batched=False),
         Case(
             "inverse", convolved, {"x": (2, 3, 4, 2), "weight": (3, 3), "bias": (3,)}, {"inverse": True}, batched=False
         ),
@@ -404,29 +418,3 @@ def test_a_folded_normalisation_equals_two_layers(form):
 def test_errors_name_the_argument(function, error, text):
     with pytest.raises(error, match=text):
         function(*layer(3, 2, 2))
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_wide_pictures_have_the_same_product_with_and_without_a_graph(bias: bool) -> None:
-    """Without one they go through a convolution, with one through a matrix product."""
-    torch.manual_seed(0)
-    x, weight, b = torch.randn(3, 50, 4, 5), torch.randn(50, 50), torch.randn(50) if bias else None
-    wanted = invertible_conv1x1(x.double(), weight.double(), None if b is None else b.double(), impl="torch")
-    for given in (x, x.contiguous(memory_format=torch.channels_last), x.requires_grad_()):
-        y, log_det = invertible_conv1x1(given, weight, b)
-        assert (y - wanted[0]).abs().max() < 1e-4 and (log_det - wanted[1]).abs().max() < 1e-3
-
-
-def test_wide_pictures_have_the_gradients_of_the_definition() -> None:
-    x, weight, bias = random(2, 50, 3, 3).float(), orthogonal(50).float(), random(50, seed=1).float()
-    cotangent = random(2, 50, 3, 3, seed=2)
-    found, exact = [], []
-    for dtype, impl, grads in ((torch.float32, "auto", found), (torch.float64, "torch", exact)):
-        leaves = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
-        y, log_det = invertible_conv1x1(*leaves, impl=impl)
-        first = torch.autograd.grad((y * cotangent.to(dtype)).sum() + log_det.sum(), leaves, create_graph=True)
-        grads += [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves, allow_unused=True)]
-    for grad, wanted in zip(found, exact, strict=True):
-        assert (grad is None) == (wanted is None)
-        if grad is not None:
-            torch.testing.assert_close(grad.double(), wanted, rtol=1e-4, atol=1e-3)

@@ -13,55 +13,17 @@ constexpr int64_t STRETCH = 1 << 19;  // bytes of the codebook that stay in the 
 }
 }  // namespace genkern::vq_assign
 
-#define GENKERN_LEVEL plain
-#define GENKERN_BYTES 16
-#define GENKERN_ROWS 6
-#include "tile.h"
-#undef GENKERN_LEVEL
-#undef GENKERN_BYTES
-#undef GENKERN_ROWS
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define GENKERN_LEVELS 1
-#pragma GCC push_options
-#pragma GCC target("arch=x86-64-v3")
-#define GENKERN_LEVEL v3
-#define GENKERN_BYTES 32
-#define GENKERN_ROWS 6
-#include "tile.h"
-#undef GENKERN_LEVEL
-#undef GENKERN_BYTES
-#undef GENKERN_ROWS
-#pragma GCC pop_options
-
-#pragma GCC push_options
-#pragma GCC target("arch=x86-64-v4")
-#define GENKERN_LEVEL v4
-#define GENKERN_BYTES 64
-#define GENKERN_ROWS 12
-#include "tile.h"
-#undef GENKERN_LEVEL
-#undef GENKERN_BYTES
-#undef GENKERN_ROWS
-#pragma GCC pop_options
-#endif
+#define GENKERN_TILE "../ops/vq_assign/tile.h"
+#include "../../common/levels.h"
 
 namespace genkern::vq_assign {
 namespace {
 
-#ifdef GENKERN_LEVELS
-int64_t bytes() { return simd_level() >= 4 ? 64 : simd_level() >= 3 ? 32 : 16; }
-#else
-int64_t bytes() { return 16; }
-#endif
+int64_t bytes() { return GENKERN_AT_LEVEL(bytes()); }
 
 template <bool with_second, typename A>
 void product(const A* x, int64_t tiles, int64_t features, const A* codes, const A* start, int64_t blocks, A* state) {
-#ifdef GENKERN_LEVELS
-  if (simd_level() >= 4) return v4::product<with_second>(x, tiles, features, codes, start, blocks, state);
-  if (simd_level() >= 3) return v3::product<with_second>(x, tiles, features, codes, start, blocks, state);
-#endif
-  plain::product<with_second>(x, tiles, features, codes, start, blocks, state);
+  GENKERN_AT_LEVEL(product<with_second>(x, tiles, features, codes, start, blocks, state));
 }
 
 // |x - c|^2 in float64, for each of the codes [K, D].

@@ -1,8 +1,10 @@
-// The tile of cpu.cpp, compiled once for each instruction set. GENKERN_LEVEL names the namespace, GENKERN_BYTES is the
-// size of a vector register and GENKERN_ROWS the number of rows whose sums fit into registers beside two of the codes.
+// The tile of cpu.cpp, compiled once for each instruction set; see ../../common/levels.h.
 
 namespace genkern::vq_assign {
 namespace GENKERN_LEVEL {
+
+constexpr int ROWS = GENKERN_BYTES == 64 ? 12 : 6;  // whose sums fit into registers beside two of the codes
+constexpr int64_t bytes() { return GENKERN_BYTES; }
 
 template <typename A>
 struct Vectors {
@@ -22,7 +24,7 @@ template <bool with_second, typename A>
 GENKERN_INLINE void tile(const A* __restrict x, int64_t features, const A* __restrict codes, const A* __restrict start,
                          int64_t first, int64_t last, A* __restrict state) {
   typedef typename Vectors<A>::type V;
-  constexpr int L = Vectors<A>::lanes, R = GENKERN_ROWS;
+  constexpr int L = Vectors<A>::lanes, R = ROWS;
   for (int64_t block = first; block < last; block++) {
     V sums[R][2];
     const A* from = start + block * 2 * L;
@@ -59,7 +61,7 @@ GENKERN_INLINE void tile(const A* __restrict x, int64_t features, const A* __res
 // Tiles [0, tiles) of x against blocks [0, blocks) of the codebook, a stretch of it at a time.
 template <bool with_second, typename A>
 void product(const A* x, int64_t tiles, int64_t features, const A* codes, const A* start, int64_t blocks, A* state) {
-  constexpr int L = Vectors<A>::lanes, R = GENKERN_ROWS;
+  constexpr int L = Vectors<A>::lanes, R = ROWS;
   const int64_t stretch = std::max<int64_t>(1, STRETCH / int64_t(features * 2 * L * sizeof(A)));
   for (int64_t first = 0; first < blocks; first += stretch)
     for (int64_t t = 0; t < tiles; t++)

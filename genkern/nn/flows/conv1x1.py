@@ -100,10 +100,10 @@ class InvertibleConv1x1(Flow):
             if norm is not None:
                 return ops.folded_plu_weight(*self._factors(), norm.log_scale, norm.bias)
             return self.matrix(), self.bias, total(self.log_diagonal)
-        value = (ops.log_abs_det([self.weight]) if log_abs_dets is None else log_abs_dets)[0]
+        value = ops.log_abs_det(self.weight) if log_abs_dets is None else log_abs_dets[0]
         if norm is None:
             return self.weight, self.bias, value
-        return *ops.fold_actnorm(self.weight, norm.log_scale, norm.bias), value + total(norm.log_scale)
+        return ops.folded_weight(self.weight, norm.log_scale, norm.bias, log_abs_det=value)
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.permutation, self.lower, self.upper, self.log_diagonal, self.signs

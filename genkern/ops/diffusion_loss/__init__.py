@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._checks import check, check_choice, check_floating, check_key, check_noise, promote
+from .._checks import check, check_choice, check_key, check_noise, promote
 from .._library import define_op, wide_dtype
 from ..q_sample.coefficients import check_timesteps, of_samples
 from ..random import normal

@@ -7,13 +7,22 @@ from torch import Tensor
 from torch.nn.functional import conv2d, linear
 
 from .._checks import check, promote
-from .._library import wide_dtype
+from .._library import define_op, wide_dtype
 from . import matrices, reference
-from .autograd import derivatives_wanted, full_precision
+from .autograd import full_precision
 from .matrices import inverse, inverse_and_log_abs_det, log_abs_det
-from .weights import fold_actnorm
+from .weights import fold_actnorm, folded_weight
 
-WIDE = 48  # channels, from which on a convolution is the faster product
+LARGEST = 128  # channels, beyond which a convolution is the faster product: as fast forward, and faster backward
+
+_op = define_op(
+    "invertible_conv1x1",
+    reference.mix,
+    schema="(Tensor x, Tensor weight, Tensor bias, Tensor log_abs_det) -> (Tensor, Tensor)",
+    differentiable=("x", "weight", "bias", "log_abs_det"),
+    wide=(1,),
+    selective=True,
+)
 
 
 def invertible_conv1x1(
@@ -67,18 +76,18 @@ def invertible_conv1x1(
         inverted, computed = matrices.invert("invertible_conv1x1", weight.to(wide), check_singular, impl)
     elif log_abs_det is None:
         computed = matrices.log_abs_det(weight, impl=impl)
-    value = computed if log_abs_det is None else log_abs_det.reshape(1).to(wide)
-    positions = x.shape[2:].numel()
-    log_det = ((-positions if inverse else positions) * value).repeat(x.shape[0])
-    with full_precision(x):
-        if impl == "torch":
-            given = (x, weight) if bias is None else (x, weight, bias)
-            y = reference.invertible_conv1x1(*(t.to(wide) for t in given), inverse=inverse)[0].to(x.dtype)
-        elif inverse:  # in float32 or wider: a rounded inverse is the inverse of something else
-            y = _mix(x.to(wide), inverted, None if bias is None else -(inverted * bias).sum(1)).to(x.dtype)
-        else:
-            y = _mix(x, weight, bias)
-    return y, log_det
+    value = (computed if log_abs_det is None else log_abs_det).to(wide)
+    value = value if value.dim() <= 1 else value.reshape(1)
+    if impl == "torch":
+        given = (x, weight) if bias is None else (x, weight, bias)
+        with full_precision(x):
+            y, _ = reference.invertible_conv1x1(*(t.to(wide) for t in given), inverse=inverse)
+        return y.to(x.dtype), _volume(x, -value if inverse else value)
+    if not inverse:
+        return _mix(x, weight, bias, value)
+    # in float32 or wider: a rounded inverse is the inverse of something else
+    y, log_det = _mix(x.to(wide), inverted, None if bias is None else -(inverted * bias).sum(1), -value)
+    return y.to(x.dtype), log_det
 
 
 def _check(
@@ -98,15 +107,26 @@ def _check(
     return promoted[0], promoted[1], None if bias is None else promoted[2]
 
 
-def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``W x + b`` over the channels as one matrix product, in the order in which ``x`` lies in memory.
+def _mix(x: Tensor, weight: Tensor, bias: Tensor | None, log_abs_det: Tensor) -> tuple[Tensor, Tensor]:
+    if _pixels_are_vectors(x):
+        return _op(x, weight, weight.new_zeros(len(weight)) if bias is None else bias, log_abs_det)
+    with full_precision(x):
+        return _product(x, weight, bias), _volume(x, log_abs_det)
 
-    Measured on CPU, two threads: `torch.conv2d` takes 2 to 4 times as long for up to 24 channels and 0.7 to 0.85 times
-    for 48 to 192, but with its backward pass twice as long at (64, 48, 16, 16).
-    """
+
+def _pixels_are_vectors(x: Tensor) -> bool:
+    """Whether the kernel is the faster product: pixels follow one another, and a CPU has them."""
+    if x.device.type == "cuda" or x.device.type not in _op.kernels or x.dim() < 3:
+        return False
+    return x.shape[1] <= LARGEST and (x.stride(1) != 1 or x.shape[1] == 1)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``W x + b`` over the channels by a library's product, in the order in which ``x`` lies in memory."""
     if x.dim() == 2:
         return linear(x, weight, bias)
-    if _convolves_faster(x, weight, bias):
+    pictures = x.dim() == 4 and x.numel() > 0 and x.is_contiguous()
+    if pictures and x.shape[1] > LARGEST and x.device.type == "cpu" and x.dtype == torch.float32:
         return conv2d(x, weight[:, :, None, None], bias)
     columns = x.flatten(2)  # [B, C, N]
     batch, channels, positions = columns.shape
@@ -120,16 +140,13 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y.unflatten(2, x.shape[2:])
 
 
-def _convolves_faster(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if x.dim() != 4 or x.shape[1] < WIDE or x.dtype != torch.float32 or x.device.type != "cpu":
-        return False
-    if torch.compiler.is_compiling() or not x.is_contiguous():
-        return False
-    return not any(derivatives_wanted(t) for t in (x, weight, bias) if t is not None)
+def _volume(x: Tensor, log_abs_det: Tensor) -> Tensor:
+    return (x.shape[2:].numel() * log_abs_det).repeat(x.shape[0])
 
 
 __all__ = [
     "fold_actnorm",
+    "folded_weight",
     "inverse",
     "inverse_and_log_abs_det",
     "invertible_conv1x1",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._library import LIBRARY, define_op
+from .._library import _run as run
 from .reference import flat, stacks
 from .reference import lu_inverse as reference
 
@@ -27,10 +28,7 @@ def lu_inverse(matrices: Tensor, sizes: list[int], with_inverse: bool, impl: str
     """log|det| ``[M]``, sign ``[M]`` and inverses (flat) of a flat sequence of square matrices, in one native call."""
     if impl != "auto" or matrices.device.type not in OP.kernels or torch.compiler.is_compiling():
         return OP(matrices, sizes, with_inverse, impl=impl)
-    if derivatives_wanted(matrices):
-        return LuInverse.apply(matrices, sizes, with_inverse)
-    with torch._C._AutoDispatchBelowAutograd():
-        return OP(matrices, sizes, with_inverse)
+    return run(LuInverse, OP.overload, (matrices, sizes, with_inverse))
 
 
 def derivatives_wanted(matrices: Tensor) -> bool:
@@ -93,25 +91,35 @@ def _regular(ctx: Any) -> tuple[Tensor, list[Tensor]]:
     log_abs_det, kept = ctx.saved_tensors
     flat_inverses = kept if ctx.with_inverse else lu_inverse(kept, ctx.sizes, True, "auto")[2]
     inverses = stacks(flat_inverses, ctx.sizes)
-    singular = (log_abs_det.detach() == -torch.inf).split([len(inverse) for inverse in inverses])
+    singular = log_abs_det.detach() == -torch.inf
+    if _values_are_here(singular) and not singular.any():
+        return log_abs_det, inverses
+    singular = singular.split([len(inverse) for inverse in inverses])
     regular = [v.masked_fill(s[:, None, None], 0) for v, s in zip(inverses, singular, strict=True)]
     return log_abs_det, regular
 
 
+def _values_are_here(tensor: Tensor) -> bool:
+    """Whether a question about its elements costs nothing: no device to wait for, no tracing, no `torch.func`."""
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling() or type(tensor) is not Tensor:
+        return False
+    return not torch._C._are_functorch_transforms_active()
+
+
 def _backward(ctx: Any, grad_log_abs_det: Tensor | None, _: Any, grad_inverse: Tensor | None) -> Any:
+    if grad_inverse is None and grad_log_abs_det is None:
+        return None, None, None
     log_abs_det, inverses = _regular(ctx)
     counts = [len(inverse) for inverse in inverses]
     grads: list[Tensor] = []
     if grad_log_abs_det is not None:
-        scales = grad_log_abs_det.split(counts)
+        scales = grad_log_abs_det.split(counts) if len(counts) > 1 else [grad_log_abs_det]
         grads = [s[:, None, None] * v.mT for v, s in zip(inverses, scales, strict=True)]
     if grad_inverse is not None and ctx.with_inverse:
         pulls = stacks(grad_inverse, ctx.sizes)
         with full_precision(grad_inverse):
             moves = [v.mT @ pull @ v.mT for v, pull in zip(inverses, pulls, strict=True)]
         grads = [g - move for g, move in zip(grads, moves, strict=True)] if grads else [-move for move in moves]
-    if not grads:
-        return None, None, None
     return flat(grads, log_abs_det), None, None
 
 

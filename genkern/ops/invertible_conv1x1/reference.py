@@ -17,6 +17,8 @@ def runs(sizes: Sequence[int]) -> list[tuple[int, int]]:
 def stacks(matrices: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """A flat sequence of square matrices as stacks of equal size, ``[count, n, n]`` each; no copies."""
     shapes = [(count, size, size) for count, size in runs(sizes)]
+    if len(shapes) == 1:
+        return [matrices.view(shapes[0])]
     pieces = matrices.split([count * size * size for count, size, _ in shapes]) if shapes else []
     return [piece.unflatten(0, shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
@@ -41,6 +43,19 @@ def lu_inverse(matrices: Tensor, sizes: Sequence[int], with_inverse: bool) -> tu
             inverse = torch.linalg.inv_ex(regular).inverse
             inverses.append(inverse.masked_fill(singular[:, None, None], torch.nan))
     return flat(log_abs_dets, matrices), flat(signs, matrices), flat(inverses, matrices)
+
+
+def fold_actnorm(
+    weight: Tensor, log_scale: Tensor, bias: Tensor, log_abs_det: Tensor, shift_first: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    scaled = weight * log_scale.exp()
+    return scaled, ((scaled if shift_first else weight) * bias).sum(1), log_abs_det + log_scale.sum()
+
+
+def mix(x: Tensor, weight: Tensor, bias: Tensor, log_abs_det: Tensor) -> tuple[Tensor, Tensor]:
+    columns = x.flatten(2)  # [B, C, N]
+    y = weight @ columns + bias[:, None]
+    return y.reshape(x.shape), (columns.shape[2] * log_abs_det).repeat(x.shape[0])
 
 
 def invertible_conv1x1(
