@@ -333,10 +333,11 @@ PRESETS = {
     ),
     "ddpm-2d": Config(
         shape=(2,), levels=None, data_scale=2.0, network="mlp", hidden=128, dropout=0.0,
-        timesteps=100, beta_start=1e-3, beta_end=0.2,
+        timesteps=100, schedule="cosine", embedding="fourier",
     ),
 }  # fmt: skip
 RECIPES = {
     "ddpm-mnist": {"steps": 1600, "lr": 2e-3, "ema": 0.995, "evaluate_every": 400},
     "ddpm-small": {"steps": 2000, "lr": 2e-3},
+    "ddpm-2d": {"steps": 4000},
 }

@@ -33,6 +33,7 @@ class Config(DenoiserConfig):
     smallest_time: float = 1e-3  # eps, where training and sampling stop (the paper has 1e-5 for "ve" and training)
     weighting: str = "simple"  # lambda(t) = sigma(t)^2; or "likelihood": g(t)^2
     sample_steps: int = 1000  # N
+    corrections: int = 1  # M; in few dimensions 0, as one score may be near 0, by whose norm a correction is divided
     blocks: int = 4
     resample: str = "block"
     skip_rescale: bool = True
@@ -149,7 +150,7 @@ class DDPMPPContinuous(DiffusionModel):
         steps: int | None = None,
         method: str = "pc",
         predictor: str = "reverse-diffusion",
-        corrections: int = 1,
+        corrections: int | None = None,
         snr: float = 0.16,
         solver: str = "rk4",
         sample_offset: int = 0,
@@ -163,7 +164,8 @@ class DDPMPPContinuous(DiffusionModel):
             guidance: 1 samples from p(x | y); more, further away from what is likely without the label.
             steps: of either method; None: ``sample_steps`` of the config, or 32.
             method: ``"pc"``, predictor and corrector, or ``"ode"``, the flow of probability.
-            predictor, corrections, snr: see `predictor_corrector`; each sample has its own length of a correction.
+            predictor, corrections, snr: see `predictor_corrector`; each sample has its own length of a correction, and
+                None is as many as the config has.
             solver: of the flow; see `CNF`.
             sample_offset: the number of the first sample.
         """
@@ -190,7 +192,8 @@ class DDPMPPContinuous(DiffusionModel):
         else:
             x = predictor_corrector(
                 self.sde, score, x, steps=steps or self.config.sample_steps, key=random.fold_in(key, STEPS),
-                predictor=predictor, corrections=corrections, snr=snr, per_sample=True, sample_offset=sample_offset,
+                predictor=predictor, corrections=self.config.corrections if corrections is None else corrections,
+                snr=snr, per_sample=True, sample_offset=sample_offset,
             )  # fmt: skip
         self.train(training)
         return self.unscale(x)
@@ -210,6 +213,8 @@ PRESETS = {
     "ddpm-pp-continuous-small-subvp": replace(SMALL, sde="subvp"),
     "ddpm-pp-continuous-small-ve": replace(SMALL, sde="ve", ve_sigma_max=10.0),
     "ddpm-pp-continuous-2d": Config(
-        shape=(2,), levels=None, data_scale=2.0, network="mlp", hidden=128, dropout=0.0, sample_steps=200
+        shape=(2,), levels=None, data_scale=2.0, network="mlp", hidden=128, dropout=0.0, sample_steps=200,
+        corrections=0, embedding="fourier",
     ),
-}
+}  # fmt: skip
+RECIPES = {"ddpm-pp-continuous-2d": {"steps": 4000}}

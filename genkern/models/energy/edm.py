@@ -135,4 +135,7 @@ PRESETS = {
         shape=(2,), levels=None, data_scale=4.0, network="mlp", hidden=128, dropout=0.0, embedding="fourier"
     ),
 }  # fmt: skip
-RECIPES = {"edm-mnist": {"steps": 1600, "lr": 2e-3, "ema": 0.995, "evaluate_every": 400}}
+RECIPES = {
+    "edm-mnist": {"steps": 1600, "lr": 2e-3, "ema": 0.995, "evaluate_every": 400},
+    "edm-2d": {"steps": 4000},
+}

@@ -104,3 +104,15 @@ PRESETS = {
         regularization=0.01,
     ),
 }
+
+RECIPES = {
+    "igebm-mnist": {
+        "steps": 700,
+        "lr": 1e-3,
+        "betas": (0.0, 0.999),
+        "weight_decay": 0.0,
+        "clip": 0.1,
+        "ema": 0.99,
+        "evaluate_every": 350,
+    },
+}
