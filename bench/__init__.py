@@ -7,7 +7,7 @@ python -m genkern.bench readme results.json README.md
 python -m genkern.bench instructions --against bench/results/amd-epyc-instructions.json
 python -m genkern.bench training
 
-(or `genkern bench`). How it measures:
+(from anywhere as `genkern bench`). How it measures:
 
 - Values first: outputs and gradients of every provider are compared with the reference in float64; who is wrong is
   named and not timed.

@@ -115,7 +115,7 @@ def select(ops: Sequence[str] | None = None, *, quick: bool = False, sweep: bool
     for op in ops or ():
         if op not in known:
             near = get_close_matches(op, known, 1, 0.0)
-            raise ValueError(f"bench: op must be one of {known}; got {op!r} (did you mean {near[0]!r}?).")
+            raise ValueError(f"bench: op must be one of {', '.join(known)}; got {op!r} (did you mean {near[0]!r}?).")
     chosen = [w for w in workloads() if w.sweep == sweep and (not ops or w.op in ops)]
     return [workload for workload in chosen if workload.quick] if quick else chosen
 

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkern.models.vae.vqvae import MIN_LOG_SCALE, Config, decoder, encoder
-from genkern.nn import VectorQuantizer
-from genkern.ops import discretized_mixture_logistics
+from genkern.models.vae.vqvae import Config, decoder, encoder
+from genkern.nn import VectorQuantizer, pixel_likelihood
 
 from ..definitions import compiled, of_model
 from ..registry import TRAIN, Function, Inputs, Rival, Workload
 
 CONFIG = Config(hidden=64)  # 512 codes of 64 numbers, 8x8 of them for a picture
+LIKELIHOOD = pixel_likelihood(CONFIG.likelihood, CONFIG.shape[0], 256)
 
 
 class Autoencoder(nn.Module):
@@ -23,7 +23,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.encoder, self.decoder = encoder(config), decoder(config)
+        self.encoder, self.decoder = encoder(config), decoder(config, LIKELIHOOD.parameters_per_pixel)
         self.quantizer = VectorQuantizer(config.dim, config.codes, beta=config.beta, decay=config.decay)
         codebook = self.quantizer.codebook
         codebook.embed.copy_(torch.randn_like(codebook.embed))
@@ -43,10 +43,8 @@ def vectors(x: Tensor, model: Autoencoder) -> Tensor:
 
 
 def total(x: Tensor, quantized: Tensor, commitment: Tensor, model: Autoencoder) -> Tensor:
-    nats = discretized_mixture_logistics(
-        model.decoder(quantized), x, levels=256, min_log_scale=MIN_LOG_SCALE, reduction="sum"
-    )
-    return nats.mean() / (math.log(2) * x[0].numel()) + commitment
+    nats = -LIKELIHOOD.log_prob(model.decoder(quantized), x).mean()
+    return nats / (math.log(2) * x[0].numel()) + commitment
 
 
 def step(x: Tensor, model: Autoencoder) -> Tensor:

@@ -36,11 +36,11 @@ struct Powers {
 GENKERN_HD Powers<float> powers(float s) {
   const float rounded = s * 1.44269504f + 12582912.0f, n = rounded - 12582912.0f;  // 1.5 * 2^23: n is an integer
   const float f = (s * 1.44269504f - n) + s * 1.925963033e-8f;                     // |f| <= 1/2, also where s is large
-  const int shift = bit_cast<int>(rounded) << 23;
+  const uint32_t shift = bit_cast<uint32_t>(rounded) << 23;
   const float z = f * f;
   const float even = ((1.5469731962e-4f * z + 9.6180256030e-3f) * z + 2.4022651214e-1f) * z + 1.0f;
   const float odd = f * ((1.3390867351e-3f * z + 5.5503571043e-2f) * z + 6.9314718803e-1f);
-  return {bit_cast<float>(0x3f800000 + shift) * (even + odd), bit_cast<float>(0x3f800000 - shift) * (even - odd)};
+  return {bit_cast<float>(0x3f800000u + shift) * (even + odd), bit_cast<float>(0x3f800000u - shift) * (even - odd)};
 }
 GENKERN_HD Powers<double> powers(double s) { return {std::exp(s), std::exp(-s)}; }
 

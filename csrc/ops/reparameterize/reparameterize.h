@@ -18,7 +18,7 @@ struct Parts {
 GENKERN_HD Parts parts(float x) {
   int n;
   const float r = reduce_exp(x, float(FLOOR), INFINITY, &n);
-  return {bit_cast<float>((n + 127) << 23), exp_tail(r) * r * r + r};
+  return {bit_cast<float>(uint32_t(n + 127) << 23), exp_tail(r) * r * r + r};
 }
 
 GENKERN_HD float bounded_exp(float x) {

@@ -30,6 +30,8 @@ class Planar(Flow):
 
     def __init__(self, features: int, *, conditioner: nn.Module | None = None):
         super().__init__()
+        if features < 1:
+            raise ValueError(f"Planar: features must be at least 1; got {features}.")
         self.features, self.conditioner = features, conditioner
         if conditioner is None:
             w = torch.randn(features) / math.sqrt(features)
@@ -70,6 +72,8 @@ class Radial(Flow):
 
     def __init__(self, features: int, *, conditioner: nn.Module | None = None):
         super().__init__()
+        if features < 1:
+            raise ValueError(f"Radial: features must be at least 1; got {features}.")
         self.features, self.conditioner = features, conditioner
         if conditioner is None:
             self.center = nn.Parameter(torch.randn(features))

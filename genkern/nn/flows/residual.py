@@ -29,6 +29,10 @@ class PowerSeries:
 
     terms: int = 10
 
+    def __post_init__(self) -> None:
+        if self.terms < 1:
+            raise ValueError(f"PowerSeries: terms must be at least 1; got {self.terms}.")
+
     def weights(self) -> list[float]:
         return [1.0] * self.terms
 
@@ -44,6 +48,12 @@ class RussianRoulette:
 
     terms: int = 2
     p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.terms < 0 or not 0 < self.p < 1:
+            raise ValueError(
+                f"RussianRoulette: terms must be at least 0 and p between 0 and 1; got {self.terms} and {self.p}."
+            )
 
     def weights(self) -> list[float]:
         u = random.uniform(random.key_from(device="cpu"), (1,), dtype=torch.float64).item()

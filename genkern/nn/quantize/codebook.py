@@ -10,6 +10,7 @@ from torch.nn.functional import embedding, normalize
 
 from ... import random
 from ...ops import vq_assign
+from ...ops._checks import check
 
 
 class Usage(NamedTuple):
@@ -88,6 +89,10 @@ class Codebook(nn.Module):
         sync: bool | None = None,
     ):
         super().__init__()
+        name = type(self).__name__
+        for argument, size in (("dim", dim), ("codebook_size", codebook_size), ("heads", heads)):
+            check(size >= 1, name, argument, "at least 1", size)
+        check(0 <= decay <= 1, name, "decay", "in [0, 1]", decay)
         self.codebook_size, self.heads, self.decay, self.eps = codebook_size, heads, decay, eps
         self.kmeans_iters, self.threshold_ema_dead_code = kmeans_iters, threshold_ema_dead_code
         self.reset_cluster_size = threshold_ema_dead_code if reset_cluster_size is None else reset_cluster_size
@@ -122,6 +127,8 @@ class Codebook(nn.Module):
             `Usage`.
         """
         dim = dim % x.dim()
+        features = self.heads * self.embed.shape[-1]
+        check(x.shape[dim] == features, type(self).__name__, "x", f"{features} features in dimension {dim}", x.shape)
         if self.pending:
             self._initialize(x, dim, mask)
         if not self.training:
@@ -137,11 +144,11 @@ class Codebook(nn.Module):
 
     def gather(self, index: Tensor, dim: int = -1) -> Tensor:
         """The codes of indices (with heads last, where there are several), their features in ``dim``."""
-        embed, index = self.embed, index.clamp(min=0)
-        if self.heads > 1:
-            index = index + self.codebook_size * torch.arange(self.heads, device=index.device)
-        codes = embedding(index, embed.flatten(0, 1))
-        codes = codes if self.heads == 1 else codes.flatten(-2)
+        index = index.clamp(min=0)
+        if self.heads == 1:
+            codes = embedding(index, self.embed[0])
+        else:
+            codes = self.embed[torch.arange(self.heads, device=index.device), index].flatten(-2)
         return codes if dim in (-1, codes.dim() - 1) else codes.movedim(-1, dim).contiguous()
 
     def _codes(self) -> Tensor:

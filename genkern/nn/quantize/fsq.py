@@ -50,7 +50,7 @@ class FSQ(nn.Module):
     ):
         super().__init__()
         levels = list(levels)
-        if any(level < (2 if preserve_symmetry else 3) for level in levels):
+        if not levels or any(level < (2 if preserve_symmetry else 3) for level in levels):
             raise ValueError(f"FSQ: levels must be 3 or more (2 with preserve_symmetry); got {levels}.")
         keep = num_codebooks > 1 if keep_num_codebooks_dim is None else keep_num_codebooks_dim
         if num_codebooks > 1 and not keep:

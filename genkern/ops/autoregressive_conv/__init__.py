@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from .._checks import check, check_choice, promote
+from .._checks import check, check_choice, check_floating, promote
 from .._library import wide_dtype
 from .._precision import ieee_convolutions
 from ..invertible_conv1x1.autograd import full_precision
@@ -99,6 +99,7 @@ def _check(function: str, x: Tensor, weight: Tensor, log_diagonal: Tensor | None
     odd = fits and all(size % 2 == 1 for size in weight.shape[2:])
     check(odd, function, "weight", "[C, C, k_h, k_w] with odd k_h and k_w", (weight.shape, "x is", x.shape))
     if log_diagonal is not None:
+        check_floating(function, "log_diagonal", log_diagonal)
         fits = log_diagonal.shape == (channels,)
         check(fits, function, "log_diagonal", "[C]", (log_diagonal.shape, "x is", x.shape))
     return [x, weight]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._checks import check, check_choice, check_floating
+from .._checks import check, check_choice, check_floating, check_key
 from .._library import define_op, wide_dtype
 from ..random import key_from, uniform
 from . import reference
@@ -166,6 +167,7 @@ def sample_discretized_mixture_logistics(
     shape = (params.shape[0], channels + 1, *params.shape[2:])
     if noise is None:
         key = key_from(generator, device=params.device) if key is None else key
+        check_key(name, key, params.device)
         noise = uniform(key, shape, sample_offset=sample_offset)
     check_floating(name, "noise", noise)
     check(noise.shape == shape, name, "noise", f"{list(shape)}", noise.shape)
@@ -184,7 +186,7 @@ def _check_params(name: str, params: Tensor, channels: int) -> None:
 
 def _check_levels(name: str, levels: int, low: float, high: float, min_log_scale: float) -> None:
     check(isinstance(levels, int) and 2 <= levels <= 65536, name, "levels", "an int from 2 to 65536", levels)
-    check(low < high, name, "low", f"below high = {high}", low)
+    check(-math.inf < low < high < math.inf, name, "low", f"finite and below a finite high; high is {high}", low)
     check(min_log_scale >= -20, name, "min_log_scale", "at least -20", min_log_scale)
 
 
