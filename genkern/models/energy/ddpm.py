@@ -333,7 +333,7 @@ PRESETS = {
     ),
     "ddpm-2d": Config(
         shape=(2,), levels=None, data_scale=2.0, network="mlp", hidden=128, dropout=0.0,
-        timesteps=100, schedule="cosine", embedding="fourier",
+        timesteps=100, beta_start=1e-3, beta_end=0.2, embedding="fourier",
     ),
 }  # fmt: skip
 RECIPES = {
