@@ -186,7 +186,9 @@ def _check_params(name: str, params: Tensor, channels: int) -> None:
 
 def _check_levels(name: str, levels: int, low: float, high: float, min_log_scale: float) -> None:
     check(isinstance(levels, int) and 2 <= levels <= 65536, name, "levels", "an int from 2 to 65536", levels)
-    check(-math.inf < low < high < math.inf, name, "low", f"finite and below a finite high; high is {high}", low)
+    check(low < high, name, "low", f"below high = {high}", low)
+    for argument, end in (("low", low), ("high", high)):
+        check(math.isfinite(end), name, argument, "finite", end)
     check(min_log_scale >= -20, name, "min_log_scale", "at least -20", min_log_scale)
 
 
