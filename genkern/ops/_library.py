@@ -118,7 +118,7 @@ class Op:
         if torch.compiler.is_compiling() or not self.differentiable:
             if torch.compiler.is_exporting() and torch._C._are_functorch_transforms_active():
                 return self.reference(*args)  # has forward-mode derivatives, where those of the op are silent zeros
-            return self.overload(*args)
+            return self.overload(*(map(in_order, args) if torch.compiler.is_compiling() else args))
         if self.selective and torch.is_grad_enabled():
             return _run(self._function, self.overload, [_off_leaf(a) for a in args])
         return _run(self._function, self.overload, args)
@@ -357,6 +357,15 @@ def _will_run(node: Any) -> bool:
 def _off_leaf(value: Any) -> Any:
     """A view of a leaf: that the gradient of a leaf itself is needed, the engine says by an exception; that is slow."""
     return value.view_as(value) if isinstance(value, Tensor) and value.requires_grad and value.is_leaf else value
+
+
+def in_order(value: Any) -> Any:
+    """A tensor whose strides outputs and gradients will have: a graph is made for those, and kernels keep no others."""
+    if not isinstance(value, Tensor) or value.is_contiguous():
+        return value
+    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
+        return value
+    return value.contiguous()
 
 
 def _closed(function: Callable[..., Any], args: Sequence[Any], positions: Sequence[int]) -> Callable[..., Any]:

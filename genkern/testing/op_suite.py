@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops._library import Op
+from ..ops._library import Op, in_order
 from .tolerance import assert_same_bits, assert_within_rule, tensors_of
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -66,6 +66,28 @@ class Case:
         return torch.autograd.grad(
             outputs, leaves, cotangents(outputs, seed), allow_unused=True, materialize_grads=True
         )
+
+
+def by_pixels(x: Tensor) -> Tensor:
+    """Pictures channels last, matrices by columns."""
+    if x.dim() == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.mT.contiguous().mT if x.dim() > 1 else x
+
+
+def check_dispatcher_ops(case: Case, inputs: Sequence[Tensor], **options: Any) -> int:
+    """`torch.library.opcheck` of every op that the call makes, and of its backward; returns how many it made."""
+    with recorded_calls() as calls:
+        case(*(tensor.requires_grad_() for tensor in inputs))
+    for op, recorded in calls:
+        args = tuple(_leaf(in_order(a)) for a in recorded)  # of no graph, which would have to be walked again
+        torch.library.opcheck(op.overload, args, **options)
+        if op.differentiable:
+            outputs = op.reference(*args)
+            outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+            grads = (torch.randn_like(out) for out in outputs)
+            torch.library.opcheck(op.overload_backward, (*grads, *args), **options)
+    return len(calls)
 
 
 def cotangents(outputs: Sequence[Tensor], seed: int = 1) -> list[Tensor]:
@@ -189,17 +211,10 @@ class OpSuite:
             torch.testing.assert_close(kernel, reference, rtol=1e-9, atol=1e-9)
 
     def test_dispatcher_ops_are_well_formed(self, case: Case) -> None:
-        inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float32)]
-        with recorded_calls() as calls:
-            case(*inputs)
-        assert calls, "the function called no op"
-        for op, recorded in calls:
-            args = tuple(_leaf(a) for a in recorded)  # of no graph, which would have to be walked again
-            torch.library.opcheck(op.overload, args)
-            if op.differentiable:
-                outputs = op.reference(*args)
-                outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
-                torch.library.opcheck(op.overload_backward, (*(torch.randn_like(out) for out in outputs), *args))
+        assert check_dispatcher_ops(case, case.inputs(torch.float32)), "the function called no op"
+
+    def test_outputs_have_the_strides_that_graphs_expect(self, case: Case) -> None:
+        check_dispatcher_ops(case, [by_pixels(x) for x in case.inputs(torch.float32)], test_utils="test_faketensor")
 
     def test_compiled_equals_eager(self, case: Case) -> None:
         torch._dynamo.reset()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genkern.ops.invertible_conv1x1 import LARGEST, invertible_conv1x1
+from genkern.ops.invertible_conv1x1 import LARGEST, folded_weight, invertible_conv1x1
 from genkern.testing import assert_same_bits, assert_within_rule
 
 # Channels around the rows of a tile, pixels around its vectors and strips, pictures that share a strip.
@@ -103,3 +103,19 @@ def test_wide_pictures_have_the_gradients_of_the_definition(channels: int) -> No
         grads += [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves, materialize_grads=True)]
     for grad, wanted in zip(found, exact, strict=True):
         torch.testing.assert_close(grad.double(), wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_weights_by_columns_compile() -> None:
+    """As a QR factor lies, whose gradient a graph expects to lie so too."""
+    weight = torch.linalg.qr(random(8, 8))[0].float()
+    assert weight.stride() == (1, 8)
+    inputs = [t.requires_grad_() for t in (random(2, 8, 4, 4).float().mT, weight, random(8, seed=1).float())]
+
+    def total(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        folded = folded_weight(weight, bias, bias)
+        y, log_det = invertible_conv1x1(x, *folded[:2], log_abs_det=folded[2])
+        return y.sin().sum() + log_det.sum()
+
+    found = torch.autograd.grad(torch.compile(total, fullgraph=True)(*inputs), inputs)
+    for grad, wanted in zip(found, torch.autograd.grad(total(*inputs), inputs), strict=True):
+        torch.testing.assert_close(grad, wanted, rtol=1e-5, atol=1e-4)

@@ -42,7 +42,7 @@ class InvertibleConv1x1(Flow):
         self.parameterization = parameterization
         self.actnorm = ActNorm(channels) if actnorm else None
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
-        rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q.float()
+        rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q.float().contiguous()
         if parameterization == "free":
             self.weight = nn.Parameter(rotation)
         else:

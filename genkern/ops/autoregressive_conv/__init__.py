@@ -77,7 +77,7 @@ def autoregressive_conv(
     padding = weight.shape[2] // 2, weight.shape[3] // 2
     with full_precision(x), ieee_convolutions(x):
         if log_diagonal is None or not inverse:
-            taps, total = TAPS(weight if impl == "auto" else weight.to(wide), square, reverse, impl=impl)
+            taps, total = TAPS(weight.contiguous() if impl == "auto" else weight.to(wide), square, reverse, impl=impl)
         if log_diagonal is not None:
             total = log_diagonal.to(wide).sum()
         if inverse:  # in float32 or wider: a rounded solution is the source of what follows it

@@ -141,7 +141,7 @@ def langevin_step(
     number_b, each_b = (0.0, b.expand(x.shape[0])) if isinstance(b, Tensor) else (b, None)
     args = (x, grad, key, each_a, each_b, number_a, number_b, *bounds, sample_offset)
     if out is None:
-        return _step(*args, impl=impl)
+        return _step(x.contiguous(), grad.contiguous(), *args[2:], impl=impl)
     if impl == "torch" or x.device.type not in _step.kernels:
         return out.copy_(_step(*args, impl=impl))
     with torch.no_grad():
