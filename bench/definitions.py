@@ -10,7 +10,7 @@ import torch
 
 from genkern.ops._library import Op
 
-from .registry import Function
+from .registry import Function, Rival
 
 
 @contextmanager
@@ -41,6 +41,15 @@ def plain(function: Function) -> Function:
 def compiled(function: Function) -> Function:
     """A function of a model, on the definitions, compiled as a user would compile it."""
     return plain(torch.compile(function, dynamic=False))
+
+
+def genkern_compiled(function: Function) -> Rival:
+    """A function of a model, with genkern's ops in it, compiled as a user would compile it."""
+
+    def fresh(*inputs: Any) -> Any:  # a frame of its own: the function's has the definitions compiled into it
+        return function(*inputs)
+
+    return Rival(lambda: torch.compile(fresh, dynamic=False))
 
 
 def of_model(function: Function, impl: str) -> Function:

@@ -63,3 +63,6 @@ def workload(batch: int, dims: int, **description: Any) -> Workload:
 
 WORKLOADS = [workload(512, 2, quick=("eager", "torchdiffeq"))]
 SWEEP = [workload(batch, 2) for batch in (16, 256, 4096)]
+REASONS = {
+    "eager": "the network and its derivatives are the whole of it, PyTorch's in both; solver and trace are a few calls",
+}
