@@ -43,7 +43,7 @@ def scaled_add(x: Tensor, update: Tensor, *, decay: float = 1.0, scale: float = 
     """
     x, update = promote("scaled_add", x=x, update=update)
     check(update.shape == x.shape, "scaled_add", "update", "of the shape of x", (update.shape, "x is", x.shape))
-    return _op(x, update, float(decay), float(scale), impl=impl)
+    return _op(x.contiguous(), update.contiguous(), float(decay), float(scale), impl=impl)
 
 
 __all__ = ["scaled_add"]
