@@ -9,6 +9,7 @@ The players of an adversarial model take turns within a step, each with its own 
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import math
@@ -88,6 +89,9 @@ def train(
         summary = summarize(type(model).load(run.best), data_set, run, trainer.facts(), fabric.device)
     fabric.barrier()
     if fabric.world_size > 1:
+        # DDP's reducers go first: one with the last reference destroys the group under the lock that its threads need
+        del trainer
+        gc.collect()
         torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
     return summary
 
