@@ -8,7 +8,7 @@ from typing import Any
 
 from .registry import TRAIN, reason
 from .results import Results
-from .runner import OK, Machine, Row
+from .runner import OK, Machine, Row, Timed
 from .timing import Spread
 
 LOSES, NOISE = "▼", "~"
@@ -54,8 +54,13 @@ def cell(row: Row, provider: str, wide: bool = False) -> str:
     return text.removesuffix(f" {LOSES}") if provider.startswith("genkern") else text
 
 
+def absent(timed: Timed) -> bool:
+    """Whether it took no part for want of its library: named once, below the table."""
+    return timed.status.startswith("not installed")
+
+
 def others(row: Row, wide: bool = False) -> str:
-    rivals = [name for name in row.providers if name not in ("genkern", "eager", "compile")]
+    rivals = [n for n, t in row.providers.items() if n not in ("genkern", "eager", "compile") and not absent(t)]
     return ", ".join(f"{name} {cell(row, name, wide)}" for name in rivals) or "–"
 
 
@@ -174,7 +179,8 @@ class Table:
         title = [] if row.op == self.op else [f"{row.op}"]
         self.op = row.op
         lines = [*title, self.line(["  " + cells(row)[0], *cells(row)[1:]])]
-        lines += [f"    {name}: {timed.status}" for name, timed in row.providers.items() if timed.status != OK]
+        failed = {name: t.status for name, t in row.providers.items() if t.status != OK and not absent(t)}
+        lines += [f"    {name}: {status}" for name, status in failed.items()]
         return "\n".join(lines)
 
     def print(self, row: Row) -> None:
@@ -199,6 +205,9 @@ def legend(results: Results) -> str:
     load, cores = results.provenance["load"], results.provenance["cores"]
     if load and load[0] > cores:
         lines.append(f"the load was {load[0]:.1f} on {cores} cores: trust ratios, not milliseconds")
+    missing = dict.fromkeys(name for row in rows for name, timed in row.providers.items() if absent(timed))
+    if missing:
+        lines.append(f"not installed, so not measured: {', '.join(missing)} (`make peers`, then --peers)")
     wrong = [row for row in rows if any(t.status.startswith("WRONG") for t in row.providers.values())]
     if wrong:
         lines.append(f"WRONG: values disagree with the float64 reference, so nothing was timed ({len(wrong)} rows)")

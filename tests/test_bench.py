@@ -176,6 +176,9 @@ def test_a_rival_that_is_missing_or_fails_is_a_remark_and_not_the_end():
     row = run_workload(square(rivals=rivals, quick=tuple(rivals)), FORWARD, options())
     assert row.providers["missing"].status == "not installed: rival"
     assert row.providers["failing"].status == "failed: RuntimeError: out of luck"
+    line = report.Table().row(row)
+    assert "failing: failed: RuntimeError: out of luck" in line and "missing" not in line
+    assert "not installed, so not measured: missing (" in report.legend(results(row))
     assert "trains" not in row.providers and row.providers["genkern"].status == "ok"
 
 
